@@ -1,0 +1,379 @@
+"""What every training script shares: its flags, the record of its run (CSV and JSON) and the accuracy/loss figure.
+
+    flags = parse(parser)                  # one line on stderr and exit status 2 where a flag is wrong
+    record = RunRecord('mlp_numpy', ...)   # follows the run: progress bar, evaluations, Ctrl-C, divergence
+    with record.running() as steps:
+        for step in steps:
+            ...
+            if record.evaluation_due(step, loss):
+                record.add(step, train=(accuracy, loss), test=(accuracy, loss))
+    record.write('.')                      # results/mlp_numpy.csv and .json, figures/mlp_numpy.png
+
+This module never imports PyTorch, and Matplotlib only to draw.
+"""
+
+import argparse
+import contextlib
+import csv
+import errno
+import io
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from tqdm import tqdm
+
+from cifar10_utils import DataError, DataSet, get_cifar10
+
+DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (not CIFAR-10)'}
+
+
+# Flags
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line rather than with its whole usage."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with this line on stderr and exit status 2."""
+        self.exit(2, f'{self.prog}: error: {message} (--help lists the flags)\n')
+
+
+def positive_int(text: str) -> int:
+    """The type of a flag that counts something."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f'must be a whole number above zero, got {text!r}')
+    return int(text)
+
+
+def non_negative_int(text: str) -> int:
+    """The type of a flag that counts something that may be absent, or of a seed."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f'must be a whole number from 0 to 2**32 - 1, got {text!r}')
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """The type of a learning rate."""
+    value = _number(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f'must be a finite number above zero, got {text!r}')
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """The type of a slope."""
+    value = _number(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f'must be a finite number, zero or above, got {text!r}')
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def hidden_units(text: str) -> list[int]:
+    """The type of `--dnn_hidden_units`: `100,100` gives [100, 100], and nothing gives [], no hidden layer."""
+    try:
+        return [positive_int(width.strip()) for width in text.split(',')] if text.strip() else []
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f'must be widths above zero between commas, such as 100 or 200,100, got {text!r}'
+        ) from None
+
+
+def make_parser(
+    description: str, learning_rate: float, max_steps: int, batch_size: int, eval_freq: int
+) -> OneLineParser:
+    """A parser with the flags that all trainers have, at these defaults."""
+    parser = OneLineParser(description=description)
+    add = parser.add_argument
+    add('--learning_rate', type=positive_float, default=learning_rate, help='step size')
+    add('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
+    add('--batch_size', type=positive_int, default=batch_size, help='examples in a training step')
+    add('--eval_freq', type=positive_int, default=eval_freq, help='steps from one evaluation to the next')
+    add('--seed', type=non_negative_int, default=42, help='seed of the initial weights')
+    add('--dataset', choices=['auto', 'cifar10', 'synthetic'], default='auto',
+        help='cifar10: on disk, else downloaded; auto: the same, or the stand-in where neither works')  # fmt: skip
+    add('--data_dir', default=os.environ.get('CIFAR10_DIR', './cifar10'),
+        help='holds cifar-10-batches-py, or is it; CIFAR10_DIR in the environment sets the default')  # fmt: skip
+    add('--validation_size', type=non_negative_int, default=0,
+        help='leading training examples to validate on rather than train on')  # fmt: skip
+    add('--output_dir', default='.', help='where results/ and figures/ go')
+    return parser
+
+
+def add_mlp_flags(parser: OneLineParser) -> None:
+    """Adds the flags that describe a multi-layer perceptron."""
+    parser.add_argument(
+        '--dnn_hidden_units', type=hidden_units, default=[100], metavar='N,N,...',
+        help='widths of the hidden layers; an empty string for none',
+    )  # fmt: skip
+    parser.add_argument('--neg_slope', type=non_negative_float, default=0.0, help='slope of the rectifiers below zero')
+
+
+# The record
+
+
+class RunRecord:
+    """The record of one training run, and the run's clock and voice while it lasts.
+
+    Args:
+        name: of its files; a run on the stand-in has `_synthetic` added.
+        title: of its figure, such as 'MLP in NumPy'.
+        flags: every flag of the run, by name.
+        dataset: 'cifar10' or 'synthetic'.
+        quiet: no progress bar and no lines.
+
+    `rows` has a dictionary per evaluation: step (counted from 1), train_acc, train_loss, test_acc, test_loss and, with
+    a validation set, val_acc and val_loss. `status` is 'finished', 'diverged' or 'interrupted'.
+    """
+
+    def __init__(self, name: str, title: str, flags: dict, dataset: str, quiet: bool = False) -> None:
+        self.name = name if dataset == 'cifar10' else f'{name}_{dataset}'
+        self.title = f'{title} on {DATASET_TITLES[dataset]}'
+        self.flags = flags
+        self.dataset = dataset
+        self.quiet = quiet
+        self.rows: list[dict[str, float]] = []
+        self.status = 'finished'
+        self.seconds = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Iterator[int]]:
+        """Gives the run's steps, 0 to max_steps - 1, ending early at divergence; Ctrl-C ends the block quietly."""
+        start = time.perf_counter() - self.seconds
+        self.bar = tqdm(total=self.flags['max_steps'], unit='step', disable=True if self.quiet else None)
+        try:
+            yield self._steps()
+        except KeyboardInterrupt:
+            self.status = 'interrupted'
+            self._say('interrupted: what was recorded so far is kept')
+        finally:
+            self.bar.close()
+            self.seconds = time.perf_counter() - start
+
+    def _steps(self) -> Iterator[int]:
+        for step in range(self.flags['max_steps']):
+            yield step
+            self.bar.update()
+            if self.status == 'diverged':
+                return
+
+    def evaluation_due(self, step: int, loss: float) -> bool:
+        """Whether this step is to be evaluated: every eval_freq steps, at the last step, and when the loss diverged."""
+        last = step == self.flags['max_steps'] - 1
+        return step % self.flags['eval_freq'] == 0 or last or not math.isfinite(loss)
+
+    def add(
+        self,
+        step: int,
+        train: tuple[float, float],
+        test: tuple[float, float],
+        validation: tuple[float, float] | None = None,
+    ) -> None:
+        """Records an evaluation after step `step` (counted from 0): an accuracy and a loss on each data set."""
+        row = {
+            'step': step + 1,
+            'train_acc': train[0],
+            'train_loss': train[1],
+            'test_acc': test[0],
+            'test_loss': test[1],
+        }
+        if validation is not None:
+            row |= {'val_acc': validation[0], 'val_loss': validation[1]}
+        self.rows.append(row)
+        self.bar.set_postfix(train_loss=f'{train[1]:.3f}', test_loss=f'{test[1]:.3f}')
+        shown = '  '.join(f'{key} {value:.3f}' for key, value in row.items() if key != 'step')
+        self._say(f'step {step + 1:>5}  {shown}')
+        if not all(math.isfinite(value) for value in row.values()):
+            self.status = 'diverged'
+            self._say(f'diverged at step {step + 1}')
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            self.bar.write(line)
+
+    def best(self) -> dict[str, float]:
+        """The row of the highest validation accuracy, or without a validation set of the highest test accuracy."""
+        key = 'val_acc' if 'val_acc' in self.rows[0] else 'test_acc'
+        return max(self.rows, key=lambda row: row[key])
+
+    def table(self) -> str:
+        """The best and the last evaluation, laid out as in the report's tables."""
+        best, last = self.best(), self.rows[-1]
+        lines = [f'{self.title}: best step {best["step"]}, last step {last["step"]}']
+        lines.append(f'{"dataset":<12}{"metric":<10}{"best":>8}{"last":>8}')
+        for part, label in (('train', 'training'), ('val', 'validation'), ('test', 'test')):
+            for key, metric in (('acc', 'accuracy'), ('loss', 'loss')):
+                if f'{part}_{key}' in best:
+                    values = f'{best[f"{part}_{key}"]:>8.3f}{last[f"{part}_{key}"]:>8.3f}'
+                    lines.append(f'{label if key == "acc" else "":<12}{metric:<10}{values}')
+        return '\n'.join(lines)
+
+    def write(self, output_dir: str | Path) -> list[Path]:
+        """Writes results/NAME.csv and .json and figures/NAME.png under `output_dir`, and returns their paths.
+
+        Raises:
+            OSError: a file cannot be written; what was there before is left as it was.
+        """
+        csv_path, json_path, png_path = paths = output_paths(output_dir, self.name)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(self.rows)
+        summary = {
+            'name': self.name,
+            'dataset': self.dataset,
+            'status': self.status,
+            'seconds': round(self.seconds, 3),
+            'best': self.best(),
+            'last': self.rows[-1],
+            'flags': self.flags,
+            'versions': versions(),
+        }
+        with atomic_file(csv_path) as file:
+            file.write(text.getvalue().encode())
+        with atomic_file(json_path) as file:
+            file.write((json.dumps(_finite(summary), indent=2) + '\n').encode())
+        plot_curves(self.rows, self.title, png_path)
+        return paths
+
+
+def _finite(value: object) -> object:
+    """`value` as JSON can say it: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that this process has imported."""
+    used = [name for name in ('numpy', 'torch', 'matplotlib') if name in sys.modules]
+    return {'python': platform.python_version()} | {name: version(name) for name in used}
+
+
+# Files
+
+
+def output_paths(output_dir: str | Path, name: str) -> list[Path]:
+    """The paths of the CSV, the JSON and the figure of the run `name`."""
+    results, figures = Path(output_dir) / 'results', Path(output_dir) / 'figures'
+    return [results / f'{name}.csv', results / f'{name}.json', figures / f'{name}.png']
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes its place at `path` when the block ends, whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp', delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_output_dir(output_dir: str | Path, name: str) -> None:
+    """Raises an OSError unless the files of the run `name` can be written under `output_dir`; leaves nothing there."""
+    for path in output_paths(output_dir, name):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f'{path} is a directory')
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+# The figure
+
+
+COLOURS = {
+    'train': '#0072B2',
+    'test': '#D55E00',
+    'val': '#009E73',
+}  # Okabe and Ito's, told apart by colour-blind readers
+LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
+
+
+def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
+    """Draws accuracy and loss over the steps, a line per data set, side by side, into the PNG file `path`."""
+    # Without pyplot, which would look for a display and takes longer to import.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    figure.suptitle(title)
+    steps = [row['step'] for row in rows]
+    for axes, key, label in zip(figure.subplots(1, 2), ('acc', 'loss'), ('accuracy', 'loss'), strict=True):
+        for part, colour in COLOURS.items():
+            if f'{part}_{key}' in rows[0]:
+                axes.plot(steps, [row[f'{part}_{key}'] for row in rows], color=colour, label=LABELS[part], marker='.')
+        axes.set(xlabel='step', ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_file(path) as file:
+        figure.savefig(file, format='png', dpi=120)
+
+
+# What every script does around its training
+
+
+def load_data(flags: argparse.Namespace, **kwargs: object) -> dict[str, DataSet]:
+    """The data sets that the flags ask for; see `get_cifar10`, which takes the other arguments.
+
+    Raises:
+        DataError: the data cannot be had, or are too few for the validation set or for a single batch.
+    """
+    data = get_cifar10(flags.data_dir, validation_size=flags.validation_size, dataset=flags.dataset, **kwargs)
+    n_train = data['train'].num_examples
+    if flags.batch_size > n_train:
+        raise DataError(f'batch_size must be at most {n_train} (all training examples), got {flags.batch_size}')
+    return data
+
+
+def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace], RunRecord]) -> int:
+    """Reads the flags, trains, shows and writes the record; returns the exit status.
+
+    A user's mistake is one line on stderr and exits with 2. Ctrl-C keeps what was recorded and returns 130.
+    """
+    flags = parser.parse_args()
+    try:
+        check_output_dir(flags.output_dir, name)
+    except OSError as error:
+        parser.error(f'cannot write to --output_dir {flags.output_dir}: {error.strerror}')
+    try:
+        record = train(flags)
+        if record.rows:
+            print(record.table())
+            print('wrote', ', '.join(map(str, record.write(flags.output_dir))))
+    except DataError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    return 130 if record.status == 'interrupted' else 0

@@ -1,0 +1,68 @@
+"""A multi-layer perceptron in NumPy: linear layers with rectifiers between them and a softmax at the end."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from modules import LeakyReLUModule, LinearModule, ReLUModule, SoftMaxModule
+
+
+class MLP:
+    """Class probabilities from flat images.
+
+    Args:
+        n_inputs: the length of an input, such as 3072.
+        n_hidden: the widths of the hidden layers; with none, the network is multinomial logistic regression.
+        n_classes: the number of classes.
+        neg_slope: the rectifiers' slope below zero; 0 is the plain ReLU.
+        rng: draws the weights, layer by layer; NumPy's global generator if None.
+        dtype: of the parameters; inputs should be of the same.
+
+    `modules` holds the layers in order, the softmax last.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_hidden: Sequence[int],
+        n_classes: int,
+        neg_slope: float = 0.0,
+        rng: np.random.RandomState | None = None,
+        dtype: type = np.float64,
+    ) -> None:
+        self.modules = []
+        width = n_inputs
+        for n_units in n_hidden:
+            self.modules.append(LinearModule(width, n_units, rng, dtype))
+            self.modules.append(LeakyReLUModule(neg_slope) if neg_slope else ReLUModule())
+            width = n_units
+        self.modules.append(LinearModule(width, n_classes, rng, dtype))
+        self.modules.append(SoftMaxModule())
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The probabilities (n_batch, n_classes) for x (n_batch, n_inputs).
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        for module in self.modules:
+            x = module.forward(x)
+        return x
+
+    def backward(self, dout: np.ndarray) -> None:
+        """Fills every layer's `grads` from the loss's gradient with respect to the probabilities, of their shape.
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        first, *rest = self.modules
+        for module in reversed(rest):
+            dout = module.backward(dout)
+        first.backward_params(dout)  # nobody asks for the pixels' gradient, a third of all arithmetic
+
+    def params_and_grads(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each parameter with its gradient, so that an optimiser need not know the layers."""
+        for module in self.modules:
+            if isinstance(module, LinearModule):
+                for name, param in module.params.items():
+                    yield param, module.grads[name]

@@ -1,0 +1,158 @@
+"""The layers and the loss of a multi-layer perceptron, with backward passes derived by hand.
+
+Each module states its forward formula and its backward rule, keeps in `forward` exactly what its `backward` needs, and
+`backward(dout)` turns the loss's gradient with respect to the module's output into the one with respect to its input.
+Every array has one row per example: x is (n_batch, n_in), dout is (n_batch, n_out).
+"""
+
+import numpy as np
+
+
+def check_shape(what: str, array: np.ndarray, expected: tuple[int | str, ...]) -> None:
+    """Raises a ValueError that names both shapes unless they agree; a string in `expected` stands for any size."""
+    fits = len(array.shape) == len(expected) and all(
+        isinstance(size, str) or size == actual for size, actual in zip(expected, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f'{what} must have shape ({", ".join(map(str, expected))}), got {array.shape}')
+
+
+class LinearModule:
+    """A linear layer: out = x Wᵀ + b.
+
+    Args:
+        in_features, out_features: the widths of its input and its output.
+        rng: draws the initial weights from N(0, 0.0001²); NumPy's global generator if None. Biases start at zero.
+        dtype: of parameters and gradients.
+
+    `params` and `grads` hold a `weight` (out_features, in_features) and a `bias` (out_features,) each.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rng: np.random.RandomState | None = None,
+        dtype: type = np.float64,
+    ) -> None:
+        rng = np.random if rng is None else rng
+        weight = rng.normal(0, 1e-4, (out_features, in_features)).astype(dtype)
+        self.params = {'weight': weight, 'bias': np.zeros(out_features, dtype)}
+        self.grads = {name: np.zeros_like(param) for name, param in self.params.items()}
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output (n_batch, out_features) for x (n_batch, in_features).
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        check_shape('x', x, ('n_batch', self.params['weight'].shape[1]))
+        self.x = x
+        out = x @ self.params['weight'].T
+        out += self.params['bias']
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """Fills `grads` and returns the gradient with respect to x: dx = dout W.
+
+        Raises:
+            ValueError: dout (n_batch, out_features) has another shape than the last output.
+        """
+        self.backward_params(dout)
+        return dout @ self.params['weight']
+
+    def backward_params(self, dout: np.ndarray) -> None:
+        """Fills `grads` alone, which is all that a network's first layer needs: dW = doutᵀ x, db = Σ_batch dout."""
+        check_shape('dout', dout, (len(self.x), len(self.params['bias'])))
+        np.matmul(dout.T, self.x, out=self.grads['weight'])
+        np.sum(dout, axis=0, out=self.grads['bias'])
+
+
+class ReLUModule:
+    """The rectifier: out = max(0, x)."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of x's shape."""
+        self.out = np.maximum(x, 0)
+        return self.out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx = dout where x > 0, else 0 (at x = 0 as well, by choice).
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        check_shape('dout', dout, self.out.shape)
+        return dout * (self.out > 0)  # out > 0 just where x > 0
+
+
+class LeakyReLUModule:
+    """The leaky rectifier: out = x where x > 0, else neg_slope · x."""
+
+    def __init__(self, neg_slope: float) -> None:
+        self.neg_slope = neg_slope
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of x's shape."""
+        self.slope = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.neg_slope))
+        return self.slope * x
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx = dout where x > 0, else neg_slope · dout.
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        check_shape('dout', dout, self.slope.shape)
+        return dout * self.slope
+
+
+class SoftMaxModule:
+    """Softmax over each row: out_i = exp(x_i) / Σ_k exp(x_k)."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The probabilities, of x's shape (n_batch, n_classes).
+
+        The row's maximum is subtracted first, which leaves the quotient as it is and keeps exp from overflowing.
+        """
+        check_shape('x', x, ('n_batch', 'n_classes'))
+        out = x - x.max(axis=1, keepdims=True)
+        np.exp(out, out=out)
+        out /= out.sum(axis=1, keepdims=True)
+        self.out = out
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx_j = out_j (dout_j − Σ_i dout_i out_i).
+
+        This is dout times the Jacobian ∂out_i/∂x_j = out_i (δ_ij − out_j), which is never built.
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        check_shape('dout', dout, self.out.shape)
+        return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))
+
+
+class CrossEntropyModule:
+    """The mean cross-entropy of probabilities x and one-hot labels y: L = −1/n_batch Σ_n Σ_i y_ni log(x_ni + 1e-10)."""
+
+    EPS = 1e-10  # keeps the logarithm finite where a probability underflows to zero
+
+    def forward(self, x: np.ndarray, y: np.ndarray) -> float:
+        """The loss; x and y are (n_batch, n_classes).
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        check_shape('y', y, x.shape)
+        return float(-(y * np.log(x + self.EPS)).sum() / len(x))
+
+    def backward(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx = −y / (x + 1e-10) / n_batch.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        check_shape('y', y, x.shape)
+        return -y / ((x + self.EPS) * len(x))
