@@ -222,7 +222,7 @@ def download(data_dir: Path) -> Path:
     """
     try:
         # Asked first, since importing torchvision alone can take longer than finding out that the network is dead.
-        _check_network(DOWNLOAD_URL, NETWORK_TIMEOUT)
+        check_network(DOWNLOAD_URL, NETWORK_TIMEOUT)
         from torchvision.datasets import CIFAR10
 
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -237,7 +237,7 @@ def download(data_dir: Path) -> Path:
     return data_dir / BATCHES_FOLDER
 
 
-def _check_network(url: str, timeout: float) -> None:
+def check_network(url: str, timeout: float) -> None:
     """Raises an OSError unless `url` answers within `timeout` seconds."""
     import urllib.request
 
@@ -307,7 +307,7 @@ class _PickledArray:
         """The array, (10000, 3072) uint8, over the file's own bytes."""
         expected = (EXAMPLES_PER_FILE, N_PIXELS)
         if self.shape != expected or self.dtype.code != 'u1' or self.is_fortran:
-            raise DataError(f'its data must be uint8 of shape {expected}, got {self.dtype.code} of {self.shape}')
+            raise DataError(f'its data must be u1 of {expected} in rows, got {self.dtype.code} of {self.shape}')
         return np.frombuffer(self.raw, np.uint8).reshape(expected)
 
 

@@ -1,6 +1,6 @@
 """A multi-layer perceptron in NumPy: linear layers with rectifiers between them and a softmax at the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,9 +60,7 @@ class MLP:
             dout = module.backward(dout)
         first.backward_params(dout)  # nobody asks for the pixels' gradient, a third of all arithmetic
 
-    def params_and_grads(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each parameter with its gradient, so that an optimiser need not know the layers."""
-        for module in self.modules:
-            if isinstance(module, LinearModule):
-                for name, param in module.params.items():
-                    yield param, module.grads[name]
+    @property
+    def linear_modules(self) -> list[LinearModule]:
+        """The layers with parameters, in order."""
+        return [module for module in self.modules if isinstance(module, LinearModule)]
