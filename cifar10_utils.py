@@ -136,6 +136,20 @@ class DataSet:
         """The next training batch: images (batch_size, 3, 32, 32) and their labels (see `next_indices`)."""
         return self.examples(self.next_indices(batch_size))
 
+    def state(self) -> dict[str, object]:
+        """All that the batches to come depend on, as arrays and numbers; see `restore`."""
+        _, keys, position, has_gauss, gauss = self.rng.get_state()
+        return {
+            'order': self.order, 'position': self.position, 'epochs_completed': self.epochs_completed,
+            'rng_keys': keys, 'rng_position': position, 'rng_has_gauss': has_gauss, 'rng_gauss': gauss,
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Goes back to a `state`, so that the same batches follow."""
+        self.order, self.position = state['order'], state['position']
+        self.epochs_completed = state['epochs_completed']
+        self.rng.set_state(('MT19937', *(state[f'rng_{key}'] for key in ('keys', 'position', 'has_gauss', 'gauss'))))
+
     def _labels(self, which: np.ndarray | slice) -> np.ndarray:
         classes = self.classes[which]
         return np.eye(N_CLASSES, dtype=self.dtype)[classes] if self.one_hot else classes.astype(np.int64)

@@ -39,6 +39,10 @@ DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (n
 # Flags
 
 
+class FlagError(ValueError):
+    """A flag that cannot be followed; the message is one line that says what to do."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line rather than with its whole usage."""
 
@@ -155,25 +159,37 @@ class RunRecord:
         self.seconds = 0.0
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Iterator[int]]:
-        """Gives the run's steps, 0 to max_steps - 1, ending early at divergence; Ctrl-C ends the block quietly."""
-        start = time.perf_counter() - self.seconds
-        self.bar = tqdm(total=self.flags['max_steps'], unit='step', disable=True if self.quiet else None)
+    def running(self, start: int = 0) -> Iterator[Iterator[int]]:
+        """Gives the steps from `start` to max_steps - 1, ending early at divergence; Ctrl-C ends the block quietly."""
+        self.started = time.perf_counter() - self.seconds
+        self.bar = tqdm(total=self.flags['max_steps'], initial=start, unit='step', disable=True if self.quiet else None)
         try:
-            yield self._steps()
+            yield self._steps(start)
         except KeyboardInterrupt:
             self.status = 'interrupted'
-            self._say('interrupted: what was recorded so far is kept')
+            self.say('interrupted: what was recorded so far is kept')
         finally:
             self.bar.close()
-            self.seconds = time.perf_counter() - start
+            self.seconds = self.elapsed()
 
-    def _steps(self) -> Iterator[int]:
-        for step in range(self.flags['max_steps']):
-            yield step
-            self.bar.update()
+    def _steps(self, start: int) -> Iterator[int]:
+        for step in range(start, self.flags['max_steps']):
             if self.status == 'diverged':
                 return
+            yield step
+            self.bar.update()
+
+    def elapsed(self) -> float:
+        """The seconds that the run has taken, those before it was resumed included."""
+        return time.perf_counter() - self.started
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of the record; see `restore`."""
+        return {'rows': self.rows, 'status': self.status, 'seconds': self.seconds}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Goes on from a `state`."""
+        self.rows, self.status, self.seconds = state['rows'], state['status'], state['seconds']
 
     def evaluation_due(self, step: int, loss: float) -> bool:
         """Whether this step is to be evaluated: every eval_freq steps, at the last step, and when the loss diverged."""
@@ -200,14 +216,15 @@ class RunRecord:
         self.rows.append(row)
         self.bar.set_postfix(train_loss=f'{train[1]:.3f}', test_loss=f'{test[1]:.3f}')
         shown = '  '.join(f'{key} {value:.3f}' for key, value in row.items() if key != 'step')
-        self._say(f'step {step + 1:>5}  {shown}')
+        self.say(f'step {step + 1:>5}  {shown}')
         if not all(math.isfinite(value) for value in row.values()):
             self.status = 'diverged'
-            self._say(f'diverged at step {step + 1}')
+            self.say(f'diverged at step {step + 1}')
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar, unless the run is quiet."""
         if not self.quiet:
-            self.bar.write(line)
+            tqdm.write(line)
 
     def best(self) -> dict[str, float]:
         """The row of the highest validation accuracy, or without a validation set of the highest test accuracy."""
@@ -299,15 +316,14 @@ def _umask() -> int:
     return mask
 
 
-def check_output_dir(output_dir: str | Path, name: str) -> None:
-    """Raises an OSError unless the files of the run `name` can be written under `output_dir`; leaves nothing there."""
-    for path in output_paths(output_dir, name):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, f'{path} is a directory')
-        folder = path.parent
-        while not folder.exists():
-            folder = folder.parent
-        tempfile.TemporaryFile(dir=folder).close()
+def check_can_write(path: Path) -> None:
+    """Raises an OSError unless a file can be written at `path`; leaves nothing there."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f'{path} is a directory')
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 # The figure
@@ -343,16 +359,22 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
 # What every script does around its training
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes: under torchrun rank 0, else any."""
+    return 'TORCHELASTIC_RUN_ID' not in os.environ or os.environ['RANK'] == '0'
+
+
 def load_data(flags: argparse.Namespace, **kwargs: object) -> dict[str, DataSet]:
     """The data sets that the flags ask for; see `get_cifar10`, which takes the other arguments.
 
     Raises:
-        DataError: the data cannot be had, or are too few for the validation set or for a single batch.
+        DataError: the data cannot be had, or are too few for the validation set.
+        FlagError: the data are too few for a single batch.
     """
     data = get_cifar10(flags.data_dir, validation_size=flags.validation_size, dataset=flags.dataset, **kwargs)
     n_train = data['train'].num_examples
     if flags.batch_size > n_train:
-        raise DataError(f'batch_size must be at most {n_train} (all training examples), got {flags.batch_size}')
+        raise FlagError(f'--batch_size must be at most {n_train} (all training examples), got {flags.batch_size}')
     return data
 
 
@@ -363,15 +385,16 @@ def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace],
     """
     flags = parser.parse_args()
     try:
-        check_output_dir(flags.output_dir, name)
+        for path in output_paths(flags.output_dir, name):
+            check_can_write(path)
     except OSError as error:
         parser.error(f'cannot write to --output_dir {flags.output_dir}: {error.strerror}')
     try:
         record = train(flags)
-        if record.rows:
+        if record.rows and is_main_process():
             print(record.table())
             print('wrote', ', '.join(map(str, record.write(flags.output_dir))))
-    except DataError as error:
+    except (DataError, FlagError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

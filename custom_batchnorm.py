@@ -1,0 +1,143 @@
+"""Batch normalisation of Ioffe and Szegedy (2015), written out: differentiated by PyTorch, and by hand.
+
+For x (n_batch, n_neurons), with mean and variance taken over the batch, neuron by neuron:
+
+    x_hat = (x − mean) / √(var + eps)
+    out   = gamma · x_hat + beta
+"""
+
+import torch
+from torch import nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+class CustomBatchNorm(nn.Module):
+    """What both modules share: parameters, running statistics and evaluation mode, all as in `nn.BatchNorm1d`.
+
+    Args:
+        n_neurons: the width of the input.
+        eps: added to the variance.
+        momentum: the weight of a new batch in the running statistics.
+    """
+
+    def __init__(self, n_neurons: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.n_neurons = n_neurons
+        self.eps = eps
+        self.momentum = momentum
+        self.gamma = nn.Parameter(torch.ones(n_neurons))
+        self.beta = nn.Parameter(torch.zeros(n_neurons))
+        self.register_buffer('running_mean', torch.zeros(n_neurons))
+        self.register_buffer('running_var', torch.ones(n_neurons))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The normalised input, of its shape (n_batch, n_neurons).
+
+        In training mode with the batch's own statistics, which also move the running ones; in evaluation mode with
+        the running ones.
+
+        Raises:
+            ValueError: the input has another shape, or is a single row in training mode.
+        """
+        if input.dim() != 2 or input.shape[1] != self.n_neurons:
+            raise ValueError(f'input must have shape (n_batch, {self.n_neurons}), got {tuple(input.shape)}')
+        if self.training and len(input) < 2:
+            raise ValueError('a training batch must have at least two rows, since one row has no variance, got one')
+        input = input.to(self.gamma.dtype)  # under autocast it may be narrower than the statistics should be
+        if self.training:
+            return self.normalise(input)
+        scale = self.gamma * (self.running_var + self.eps).rsqrt()
+        return (input - self.running_mean) * scale + self.beta
+
+    def normalise(self, input: torch.Tensor) -> torch.Tensor:
+        """The training mode's output; it updates the running statistics."""
+        raise NotImplementedError
+
+
+class CustomBatchNormAutograd(CustomBatchNorm):
+    """Batch normalisation out of elementary tensor operations, which PyTorch differentiates."""
+
+    def normalise(self, input: torch.Tensor) -> torch.Tensor:
+        """The training mode's output; it updates the running statistics."""
+        mean = input.mean(dim=0)
+        var = ((input - mean) ** 2).mean(dim=0)
+        update_running(self.running_mean, self.running_var, self.momentum, mean.detach(), var.detach(), len(input))
+        x_hat = (input - mean) / torch.sqrt(var + self.eps)
+        return self.gamma * x_hat + self.beta
+
+
+class CustomBatchNormManualFunction(torch.autograd.Function):
+    """Batch normalisation in training mode with its backward pass by hand.
+
+    `apply(input, gamma, beta, eps=1e-5, running_mean=None, running_var=None, momentum=0.1)` returns the output and,
+    where running statistics are given, updates them in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        input: torch.Tensor,
+        gamma: torch.Tensor,
+        beta: torch.Tensor,
+        eps: float = 1e-5,
+        running_mean: torch.Tensor | None = None,
+        running_var: torch.Tensor | None = None,
+        momentum: float = 0.1,
+    ) -> torch.Tensor:
+        """The output (n_batch, n_neurons) for input of the same shape, gamma and beta (n_neurons,)."""
+        var, mean = torch.var_mean(input, dim=0, correction=0)
+        rstd = (var + eps).rsqrt()
+        if running_mean is not None:
+            update_running(running_mean, running_var, momentum, mean, var, len(input))
+
+        needs_dx, needs_dgamma = ctx.needs_input_grad[:2]
+        if needs_dx or needs_dgamma:
+            # The input is kept alive by whoever made it, so that x_hat would be one more array of its size.
+            ctx.save_for_backward(input, mean, rstd, gamma if needs_dx else None)
+        return ((input - mean) * (gamma * rstd)).add_(beta)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, dout: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients, with sums over the batch, of those inputs that ask for one.
+
+        dbeta  = Σ dout
+        dgamma = Σ dout · x_hat
+        dx     = gamma / √(var + eps) · (dout − dbeta / n_batch − x_hat · dgamma / n_batch)
+        """
+        needs_dx, needs_dgamma, needs_dbeta = ctx.needs_input_grad[:3]
+        dx = dgamma = dbeta = None
+        if needs_dx or needs_dbeta:
+            dbeta = dout.sum(dim=0)
+        if needs_dx or needs_dgamma:
+            input, mean, rstd, gamma = ctx.saved_tensors
+            x_hat = (input - mean).mul_(rstd)
+            dgamma = (dout * x_hat).sum(dim=0)
+        if needs_dx:
+            n_batch = len(dout)
+            dx = dout - dbeta / n_batch
+            dx.addcmul_(x_hat, dgamma, value=-1 / n_batch).mul_(gamma * rstd)
+        return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None, None, None, None, None
+
+
+class CustomBatchNormManualModule(CustomBatchNorm):
+    """Batch normalisation with the backward pass by hand, as a module."""
+
+    def normalise(self, input: torch.Tensor) -> torch.Tensor:
+        """The training mode's output; it updates the running statistics."""
+        return CustomBatchNormManualFunction.apply(
+            input, self.gamma, self.beta, self.eps, self.running_mean, self.running_var, self.momentum
+        )
+
+
+def update_running(
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    n_batch: int,
+) -> None:
+    """Moves the running statistics, in place, towards a batch's, whose variance is made unbiased first."""
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_(var.to(running_var.dtype) * (n_batch / (n_batch - 1)), momentum)

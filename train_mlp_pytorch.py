@@ -1,0 +1,45 @@
+"""Trains the PyTorch multi-layer perceptron on CIFAR-10.
+
+    python train_mlp_pytorch.py --dnn_hidden_units 400,400,400 --optimizer adam --learning_rate 2e-4
+
+The batches come in the order of the NumPy reference; `--seed` chooses the initial weights, which are PyTorch's own.
+"""
+
+import argparse
+import sys
+
+import torch
+
+from cifar10_utils import N_CLASSES, N_PIXELS
+from experiment import FlagError, OneLineParser, RunRecord, add_mlp_flags, main, make_parser
+from mlp_pytorch import BATCH_NORMS, MLP
+from training_pytorch import add_pytorch_flags, train_model
+
+
+def build_parser() -> OneLineParser:
+    """The script's flags."""
+    parser = make_parser(
+        'Trains a PyTorch multi-layer perceptron on CIFAR-10.',
+        learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100,
+    )  # fmt: skip
+    add_mlp_flags(parser)
+    add_pytorch_flags(parser, optimizer='sgd')
+    parser.add_argument('--batch_norm', choices=list(BATCH_NORMS), default='none', help='before each rectifier')
+    return parser
+
+
+def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
+    """Trains one network and returns the record of the run.
+
+    Raises:
+        DataError, FlagError: the data cannot be had, or the flags cannot work together.
+    """
+    if flags.batch_norm != 'none' and flags.batch_size < 2:
+        raise FlagError(f'--batch_norm {flags.batch_norm} needs a --batch_size of at least 2, got {flags.batch_size}')
+    torch.manual_seed(flags.seed)
+    model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
+    return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet)
+
+
+if __name__ == '__main__':
+    sys.exit(main('mlp_pytorch', build_parser(), train))
