@@ -27,11 +27,15 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from tqdm import tqdm
 
 from cifar10_utils import DataError, DataSet, get_cifar10
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (not CIFAR-10)'}
 
@@ -250,10 +254,7 @@ class RunRecord:
             OSError: a file cannot be written; what was there before is left as it was.
         """
         csv_path, json_path, png_path = paths = output_paths(output_dir, self.name)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(self.rows)
+        write_csv(csv_path, self.rows)
         summary = {
             'name': self.name,
             'dataset': self.dataset,
@@ -264,19 +265,9 @@ class RunRecord:
             'flags': self.flags,
             'versions': versions(),
         }
-        with atomic_file(csv_path) as file:
-            file.write(text.getvalue().encode())
-        with atomic_file(json_path) as file:
-            file.write((json.dumps(_finite(summary), indent=2) + '\n').encode())
+        write_json(json_path, summary)
         plot_curves(self.rows, self.title, png_path)
         return paths
-
-
-def _finite(value: object) -> object:
-    """`value` as JSON can say it: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str]:
@@ -316,6 +307,29 @@ def _umask() -> int:
     return mask
 
 
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    """Writes rows of the same keys, in full precision, under a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def write_json(path: Path, summary: dict[str, object]) -> None:
+    """Writes a summary; numbers that are not finite become null."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(_finite(summary), indent=2) + '\n').encode())
+
+
+def _finite(value: object) -> object:
+    """`value` as JSON can say it: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def check_can_write(path: Path) -> None:
     """Raises an OSError unless a file can be written at `path`; leaves nothing there."""
     if path.is_dir():
@@ -337,23 +351,36 @@ COLOURS = {
 LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
 
 
-def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
-    """Draws accuracy and loss over the steps, a line per data set, side by side, into the PNG file `path`."""
+def new_figure(title: str, n_panels: int = 2) -> tuple['Figure', list['Axes']]:
+    """An empty figure in the look that all figures have, with panels side by side."""
     # Without pyplot, which would look for a display and takes longer to import.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout='constrained')
     figure.suptitle(title)
-    steps = [row['step'] for row in rows]
-    for axes, key, label in zip(figure.subplots(1, 2), ('acc', 'loss'), ('accuracy', 'loss'), strict=True):
-        for part, colour in COLOURS.items():
-            if f'{part}_{key}' in rows[0]:
-                axes.plot(steps, [row[f'{part}_{key}'] for row in rows], color=colour, label=LABELS[part], marker='.')
-        axes.set(xlabel='step', ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend()
+    panels = list(figure.subplots(1, n_panels, squeeze=False)[0])
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    return figure, panels
+
+
+def save_figure(figure: 'Figure', path: Path) -> None:
+    """Writes a figure into the PNG file `path`."""
     with atomic_file(path) as file:
         figure.savefig(file, format='png', dpi=120)
+
+
+def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
+    """Draws accuracy and loss over the steps, a line per data set, side by side, into the PNG file `path`."""
+    figure, panels = new_figure(title)
+    steps = [row['step'] for row in rows]
+    for panel, key, label in zip(panels, ('acc', 'loss'), ('accuracy', 'loss'), strict=True):
+        for part, colour in COLOURS.items():
+            if f'{part}_{key}' in rows[0]:
+                panel.plot(steps, [row[f'{part}_{key}'] for row in rows], color=colour, label=LABELS[part], marker='.')
+        panel.set(xlabel='step', ylabel=label)
+        panel.legend()
+    save_figure(figure, path)
 
 
 # What every script does around its training

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -29,8 +30,13 @@ import torch
 import cifar10_utils
 import experiment
 import train_mlp_numpy
+import train_mlp_pytorch
+import training_pytorch
 from cifar10_utils import BATCHES_FOLDER, TEST_FILES, TRAIN_FILES, DataError, DataSet, DownloadError, get_cifar10
+from convnet_pytorch import ConvNet
+from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction, CustomBatchNormManualModule
 from mlp_numpy import MLP
+from mlp_pytorch import MLP as TorchMLP
 from modules import CrossEntropyModule, LeakyReLUModule, LinearModule, ReLUModule, SoftMaxModule
 
 HERE = Path(__file__).resolve().parent
@@ -111,6 +117,23 @@ def run_script(script: str, *args: str, **kwargs: object) -> subprocess.Complete
     return subprocess.run(
         [sys.executable, HERE / script, *args], capture_output=True, text=True, timeout=60, **kwargs
     )  # fmt: skip
+
+
+def refused(test: unittest.TestCase, name: str, script: types.ModuleType, *args: str) -> str:
+    """The one line with which a script, run in this process, refuses these arguments; it must write nothing."""
+    with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        argv = [f'{script.__name__}.py', '--dataset', 'synthetic', '--output_dir', str(directory), *args]
+        with mock.patch.object(sys, 'argv', argv), test.assertRaises(SystemExit) as caught:
+            experiment.main(name, script.build_parser(), script.train)
+        test.assertEqual(caught.exception.code, 2)
+        test.assertEqual(files_under(directory), [])
+    test.assertEqual(stderr.getvalue().count('\n'), 1, stderr.getvalue())
+    return stderr.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def write_batch_file(path: Path, contents: object) -> None:
@@ -599,15 +622,7 @@ class RecordTest(unittest.TestCase):
 
 class TrainMLPNumpyTest(unittest.TestCase):
     def refused(self, *args: str) -> str:
-        """The one line with which the script refuses these arguments, run in this process."""
-        with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
-            argv = ['train_mlp_numpy.py', '--dataset', 'synthetic', '--output_dir', str(directory), *args]
-            with mock.patch.object(sys, 'argv', argv), self.assertRaises(SystemExit) as caught:
-                experiment.main('mlp_numpy', train_mlp_numpy.build_parser(), train_mlp_numpy.train)
-            self.assertEqual(caught.exception.code, 2)
-            self.assertEqual(files_under(directory), [])
-        self.assertEqual(stderr.getvalue().count('\n'), 1, stderr.getvalue())
-        return stderr.getvalue()
+        return refused(self, 'mlp_numpy', train_mlp_numpy, *args)
 
     def test_bad_flags(self) -> None:
         self.assertIn('--no_such_flag', self.refused('--no_such_flag', '1'))
@@ -648,10 +663,9 @@ class TrainMLPNumpyTest(unittest.TestCase):
                 ['figures', 'figures/mlp_numpy_synthetic.png', 'results']
                 + [f'results/mlp_numpy_synthetic.{suffix}' for suffix in ('csv', 'json')],
             )
-            with open(directory / 'results/mlp_numpy_synthetic.csv') as file:
-                header = file.readline()
-                rows = list(csv.DictReader(file, header.strip().split(',')))
-            self.assertEqual(header, 'step,train_acc,train_loss,test_acc,test_loss,val_acc,val_loss\n')
+            path = directory / 'results/mlp_numpy_synthetic.csv'
+            header, rows = path.read_text().split('\n')[0], read_rows(path)
+            self.assertEqual(header, 'step,train_acc,train_loss,test_acc,test_loss,val_acc,val_loss')
             self.assertEqual([row['step'] for row in rows], ['1', '101', '201', '250'])
             summary = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())
             self.assertEqual(summary['last'], {key: json.loads(value) for key, value in rows[-1].items()})
@@ -705,8 +719,7 @@ class TrainMLPNumpyTest(unittest.TestCase):
     @needs_real_data
     def test_reference_protocol(self) -> None:
         """The first 201 steps give the committed curve, whose last rows are Table 1 of the report."""
-        with open(HERE / 'results/mlp_numpy.csv') as file:
-            expected = list(csv.DictReader(file))
+        expected = read_rows(HERE / 'results/mlp_numpy.csv')
         flags = train_mlp_numpy.build_parser().parse_args(['--data_dir', str(REAL_DATA), '--max_steps', '201'])
         with contextlib.redirect_stdout(io.StringIO()):
             record = train_mlp_numpy.train(flags)
@@ -714,6 +727,382 @@ class TrainMLPNumpyTest(unittest.TestCase):
         for row, expected_row in zip(record.rows, expected[:3], strict=True):
             for key, value in row.items():
                 self.assertAlmostEqual(value, float(expected_row[key]), delta=1e-7)
+
+
+# Batch normalisation
+
+
+class CustomBatchNormTest(unittest.TestCase):
+    MODULES = (CustomBatchNormAutograd, CustomBatchNormManualModule)
+
+    def setUp(self) -> None:
+        torch.manual_seed(0)
+
+    def test_gradcheck_of_every_subset_of_inputs(self) -> None:
+        for n_batch, n_neurons in ((2, 1), (3, 4), (8, 5)):
+            for subset in range(1, 8):
+                x, gamma, beta = (
+                    torch.randn(shape, dtype=torch.float64, requires_grad=bool(subset >> i & 1))
+                    for i, shape in enumerate(((n_batch, n_neurons), (n_neurons,), (n_neurons,)))
+                )
+                for eps in ((), (0.1,)):
+                    self.assertTrue(
+                        torch.autograd.gradcheck(CustomBatchNormManualFunction.apply, (x, gamma, beta, *eps))
+                    )
+
+    def test_only_the_gradients_asked_for_are_computed(self) -> None:
+        returned = []
+
+        class Spy(CustomBatchNormManualFunction):
+            @staticmethod
+            def backward(ctx: object, dout: torch.Tensor) -> tuple:
+                returned.append(CustomBatchNormManualFunction.backward(ctx, dout))
+                return returned[-1]
+
+        for subset in range(1, 8):
+            asked = [bool(subset >> i & 1) for i in range(3)]
+            inputs = [torch.randn(shape, requires_grad=a) for shape, a in zip(((4, 3), (3,), (3,)), asked, strict=True)]
+            Spy.apply(*inputs, 1e-5).sum().backward()
+            self.assertEqual([gradient is not None for gradient in returned[-1]], [*asked, *[False] * 4])
+
+    def test_it_is_once_differentiable(self) -> None:
+        x = torch.randn(4, 3, requires_grad=True)
+        out = CustomBatchNormManualFunction.apply(x, torch.ones(3), torch.zeros(3))
+        (dx,) = torch.autograd.grad((out**2).sum(), x, create_graph=True)
+        with self.assertRaisesRegex(RuntimeError, 'once_differentiable'):
+            dx.sum().backward()
+
+    def test_modules_do_as_pytorchs_does(self) -> None:
+        for module_class in self.MODULES:
+            for eps in (1e-5, 0.1):
+                custom, native = module_class(6, eps=eps).double(), torch.nn.BatchNorm1d(6, eps=eps).double()
+                with torch.no_grad():
+                    for ours, theirs in ((custom.gamma, native.weight), (custom.beta, native.bias)):
+                        theirs.copy_(ours.copy_(torch.randn(6)))
+                for training in (True, True, False, True):
+                    custom.train(training)
+                    native.train(training)
+                    x = torch.randn(7, 6, dtype=torch.float64) * 3 + 5
+                    dout = torch.randn(7, 6, dtype=torch.float64)
+                    gradients = []
+                    for module in (custom, native):
+                        module.zero_grad()
+                        leaf = x.clone().requires_grad_()
+                        out = module(leaf)
+                        out.backward(dout)
+                        gradients.append([out.detach(), leaf.grad, *(param.grad for param in module.parameters())])
+                    for ours, theirs in zip(*gradients, strict=True):
+                        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+                    torch.testing.assert_close(custom.running_mean, native.running_mean, rtol=1e-12, atol=1e-12)
+                    torch.testing.assert_close(custom.running_var, native.running_var, rtol=1e-12, atol=1e-12)
+
+    def test_what_is_saved_for_the_backward_pass(self) -> None:
+        def saved_bytes(module: torch.nn.Module, x: torch.Tensor) -> int:
+            saved = {}
+
+            def pack(tensor: torch.Tensor) -> torch.Tensor:
+                saved[tensor.data_ptr()] = tensor.nbytes
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                module(x)
+            return sum(saved.values())
+
+        x = torch.randn(50, 8, requires_grad=True)
+        manual, autograd, native = CustomBatchNormManualModule(8), CustomBatchNormAutograd(8), torch.nn.BatchNorm1d(8)
+        self.assertEqual(saved_bytes(manual, x), x.nbytes + 3 * 8 * 4)  # and mean, 1 / √(var + eps), gamma
+        self.assertLess(saved_bytes(manual, x), saved_bytes(autograd, x) / 2)
+        self.assertLessEqual(saved_bytes(manual, x), saved_bytes(native, x))
+        for param in manual.parameters():
+            param.requires_grad_(False)
+        self.assertEqual(saved_bytes(manual, x.detach()), 0)
+        manual.beta.requires_grad_()
+        self.assertEqual(saved_bytes(manual, x.detach()), 0)
+        manual.gamma.requires_grad_()
+        self.assertEqual(saved_bytes(manual, x.detach()), x.nbytes + 2 * 8 * 4)
+
+    def test_wrong_inputs(self) -> None:
+        for module_class in self.MODULES:
+            for shape in ((3, 5), (4,), (2, 4, 1)):
+                expected = rf'\(n_batch, 4\), got {re.escape(str(shape))}'
+                with self.assertRaisesRegex(ValueError, expected):
+                    module_class(4)(torch.ones(shape))
+            with self.assertRaisesRegex(ValueError, 'at least two rows'):
+                module_class(4)(torch.ones(1, 4))
+            self.assertEqual(module_class(4).eval()(torch.ones(1, 4)).shape, (1, 4))
+
+    def test_under_autocast(self) -> None:
+        x = torch.randn(64, 32)
+        for module_class in self.MODULES:
+            net = torch.nn.Sequential(torch.nn.Linear(32, 8), module_class(8))
+            with torch.autocast('cpu', torch.bfloat16):
+                narrow = net(x)
+            self.assertEqual(narrow.dtype, torch.float32)
+            torch.testing.assert_close(narrow, net(x), rtol=0.05, atol=0.05)
+
+
+# The PyTorch networks and their training
+
+
+class TorchNetworksTest(unittest.TestCase):
+    def test_mlp_layers(self) -> None:
+        def kinds(*args: object) -> list[str]:
+            return [type(layer).__name__ for layer in TorchMLP(6, *args).layers]
+
+        self.assertEqual(kinds([], 3), ['Linear'])
+        self.assertEqual(kinds([5, 4], 3), ['Linear', 'ReLU', 'Linear', 'ReLU', 'Linear'])
+        self.assertEqual(kinds([5], 3, 0.1, 'torch'), ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
+        self.assertEqual(kinds([5], 3, 0.0, 'manual')[1], 'CustomBatchNormManualModule')
+        self.assertEqual(kinds([5], 3, 0.0, 'autograd')[1], 'CustomBatchNormAutograd')
+        self.assertEqual(TorchMLP(3072, [5], 3)(torch.ones(2, 3, 32, 32)).shape, (2, 3))
+
+    def test_batch_norms_train_alike(self) -> None:
+        losses = []
+        for batch_norm in ('autograd', 'manual', 'torch'):
+            torch.manual_seed(0)
+            mlp = TorchMLP(20, [16, 12], 4, batch_norm=batch_norm).double()
+            optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
+            losses.append([])
+            for _ in range(20):
+                x, y = torch.randn(30, 20, dtype=torch.float64), torch.randint(4, (30,))
+                loss = torch.nn.functional.cross_entropy(mlp(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses[-1].append(loss.item())
+        np.testing.assert_allclose(losses[0], losses[2], rtol=1e-9)
+        np.testing.assert_allclose(losses[1], losses[2], rtol=1e-9)
+
+    def test_convnet_layers_and_shapes(self) -> None:
+        model, x = ConvNet(3, 10).eval(), torch.randn(2, 3, 32, 32)
+        shapes = []
+        for layer in model.features:
+            x = layer(x)
+            if isinstance(layer, torch.nn.Conv2d):
+                self.assertEqual((layer.kernel_size, layer.stride, layer.padding), ((3, 3), (1, 1), (1, 1)))
+                shapes.append(('conv', layer.in_channels, *x.shape[1:3]))
+            elif isinstance(layer, torch.nn.MaxPool2d):
+                self.assertEqual((layer.kernel_size, layer.stride, layer.padding), (3, 2, 1))
+                shapes.append(('pool', *x.shape[1:3]))
+        expected = [
+            ('conv', 3, 64, 32), ('pool', 64, 16), ('conv', 64, 128, 16), ('pool', 128, 8),
+            ('conv', 128, 256, 8), ('conv', 256, 256, 8), ('pool', 256, 4),
+            ('conv', 256, 512, 4), ('conv', 512, 512, 4), ('pool', 512, 2),
+            ('conv', 512, 512, 2), ('conv', 512, 512, 2), ('pool', 512, 1),
+        ]  # fmt: skip
+        self.assertEqual(shapes, expected)
+        kinds = [type(layer).__name__ for layer in model.features]
+        block, pool = ['Conv2d', 'BatchNorm2d', 'ReLU'], ['MaxPool2d']
+        stages = (1, 1, 2, 2, 2)
+        self.assertEqual(kinds, [kind for n_blocks in stages for kind in block * n_blocks + pool])
+        self.assertEqual(model(torch.randn(1, 3, 32, 32)).shape, (1, 10))
+
+    def test_convnet_parameter_count(self) -> None:
+        # A convolution a→b has 9ab weights and b biases, its normalisation 2b parameters.
+        pairs = ((3, 64), (64, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 512), (512, 512))
+        by_hand = sum(9 * a * b + 3 * b for a, b in pairs) + 512 * 10 + 10
+        self.assertEqual(by_hand, 9_231_114)
+        self.assertEqual(sum(param.numel() for param in ConvNet(3, 10).parameters()), by_hand)
+
+    @needs_real_data
+    def test_the_mlp_follows_the_numpy_one(self) -> None:
+        rng = np.random.RandomState(42)
+        data = get_cifar10(REAL_DATA, rng=rng, dtype=np.float64)['train']
+        ours = MLP(3072, [100], 10, rng=rng)
+        theirs = TorchMLP(3072, [100], 10).double()
+        with torch.no_grad():
+            linear_layers = [layer for layer in theirs.layers if isinstance(layer, torch.nn.Linear)]
+            for module, layer in zip(ours.linear_modules, linear_layers, strict=True):
+                layer.weight.copy_(torch.from_numpy(module.params['weight']))
+                layer.bias.copy_(torch.from_numpy(module.params['bias']))
+        optimizer = torch.optim.SGD(theirs.parameters(), lr=2e-3)
+        for _ in range(201):
+            images, labels = data.next_batch(200)
+            probabilities = ours.forward(images.reshape(200, -1))
+            loss = CrossEntropyModule().forward(probabilities, labels)
+            ours.backward(CrossEntropyModule().backward(probabilities, labels))
+            train_mlp_numpy.sgd_step(ours, 2e-3)
+            by_torch = torch_loss(theirs(torch.from_numpy(images)).softmax(dim=1), labels)
+            optimizer.zero_grad()
+            by_torch.backward()
+            optimizer.step()
+            self.assertAlmostEqual(loss, by_torch.item(), delta=1e-9)
+
+
+class TorchTrainingTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def train(self, *args: str) -> experiment.RunRecord:
+        """A short run of the MLP on the stand-in, in this process."""
+        flags = ['--dataset', 'synthetic', '--max_steps', '9', '--eval_freq', '3', '--dnn_hidden_units', '20', *args]
+        return train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), quiet=True)
+
+    def torchrun(self, *args: object, timeout: float = 60) -> subprocess.CompletedProcess:
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *args]
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE)}
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+    def test_batches_equal_those_of_the_numpy_path(self) -> None:
+        data = get_cifar10(dataset='synthetic', one_hot=False)['train']
+        indices = np.array([5, 3, 9_999])
+        images, labels = training_pytorch.DeviceData(data, torch.device('cpu')).examples(indices)
+        np.testing.assert_array_equal(images.numpy(), data.examples(indices)[0])
+        np.testing.assert_array_equal(labels.numpy(), data.examples(indices)[1])
+
+    def test_evaluation(self) -> None:
+        """In evaluation mode, without gradients, over every example once, and back in training mode afterwards."""
+        data = training_pytorch.DeviceData(get_cifar10(dataset='synthetic')['test'], torch.device('cpu'))
+        seen = []
+
+        class Watched(TorchMLP):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                seen.append((self.training, torch.is_grad_enabled(), x))
+                return super().forward(x)
+
+        model = Watched(3072, [10], 10, batch_norm='manual').train()
+        before = model.layers[1].running_mean.clone()
+        accuracy, loss = training_pytorch.evaluate(model, data, 'float32')
+        self.assertTrue(model.training)
+        self.assertEqual({(training, grad) for training, grad, _ in seen}, {(False, False)})
+        images = torch.cat([x for _, _, x in seen])
+        torch.testing.assert_close(images, data.examples(np.arange(2000))[0])
+        torch.testing.assert_close(model.layers[1].running_mean, before)
+        logits = model.eval()(images)
+        self.assertAlmostEqual(accuracy, (logits.argmax(dim=1) == data.labels).double().mean().item(), delta=1e-6)
+        self.assertAlmostEqual(loss, torch.nn.functional.cross_entropy(logits, data.labels).item(), delta=1e-5)
+
+    def test_seed_optimizers_precision_and_divergence(self) -> None:
+        rows = self.train().rows
+        self.assertEqual(rows, self.train().rows)
+        self.assertNotEqual(rows, self.train('--seed', '1').rows)
+        for optimizer in ('SGD', 'Adam', 'Adadelta', 'adam'):
+            record = self.train('--optimizer', optimizer, '--learning_rate', '1e-3')
+            self.assertLess(record.rows[-1]['train_loss'], 20)
+            self.assertEqual(record.flags['optimizer'], optimizer.lower())
+        narrow = self.train('--precision', 'bfloat16').rows
+        self.assertNotEqual(narrow, rows)
+        self.assertAlmostEqual(narrow[0]['train_loss'], rows[0]['train_loss'], delta=0.05 * rows[0]['train_loss'])
+        record = self.train('--learning_rate', '1e30')
+        self.assertEqual((record.status, record.rows[-1]['step']), ('diverged', 2))
+
+    def test_resumed_equals_uninterrupted(self) -> None:
+        args = ('--optimizer', 'adam', '--batch_norm', 'manual', '--validation_size', '9800', '--batch_size', '60')
+        whole = self.train(*args)  # with 200 training examples, every fourth batch begins an epoch
+        checkpoint = str(self.directory / 'run.pt')
+        add = experiment.RunRecord.add
+
+        def killed_in_the_third_evaluation(record: experiment.RunRecord, *args: object, **kwargs: object) -> None:
+            add(record, *args, **kwargs)
+            if len(record.rows) == 3:
+                raise InterruptedError
+
+        with (
+            mock.patch.object(experiment.RunRecord, 'add', killed_in_the_third_evaluation),
+            self.assertRaises(InterruptedError),
+        ):
+            self.train(*args, '--checkpoint', checkpoint)
+        torch.manual_seed(99)
+        resumed = self.train(*args, '--resume', checkpoint)
+        self.assertEqual(len(resumed.rows), 4)
+        self.assertEqual(resumed.rows, whole.rows)
+
+    def test_a_killed_script_goes_on(self) -> None:
+        args = ('--dataset', 'synthetic', '--max_steps', '3000', '--eval_freq', '200', '--dnn_hidden_units', '10')
+        checkpoint = self.directory / 'run.pt'
+        command = [sys.executable, '-u', HERE / 'train_mlp_pytorch.py', *args]
+        with subprocess.Popen(
+            [*command, '--checkpoint', checkpoint, '--output_dir', self.directory / 'killed'],
+            stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            for _ in range(4):  # the device and three evaluations
+                process.stdout.readline()
+            process.kill()
+        self.assertEqual(files_under(self.directory), ['run.pt'])
+        done = run_script('train_mlp_pytorch.py', *args, '--resume', checkpoint, '--output_dir', self.directory / 'on')
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        run_script('train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'whole')
+        resumed, whole = (
+            read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('on', 'whole')
+        )
+        self.assertEqual(len(whole), 16)
+        self.assertEqual(resumed, whole)
+
+    def test_checkpoints_that_do_not_fit(self) -> None:
+        checkpoint = self.directory / 'run.pt'
+        args = ('--max_steps', '2', '--dnn_hidden_units', '20')
+
+        def refused_resume(*more: str) -> str:
+            return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args, '--resume', str(checkpoint), *more)
+
+        self.assertIn('No such file', refused_resume())
+        self.train(*args, '--checkpoint', str(checkpoint))
+        self.assertRegex(refused_resume('--learning_rate', '1'), 'its learning_rate is 0.002, here it is 1.0')
+        self.assertRegex(
+            refused_resume('--dnn_hidden_units', '30'), r'its dnn_hidden_units is \[20\], here it is \[30\]'
+        )
+        self.assertRegex(refused_resume('--optimizer', 'adam'), 'its optimizer is sgd, here it is adam')
+        whole = checkpoint.read_bytes()
+        for damaged in (b'', b'nonsense', whole[: len(whole) // 2], pickle.dumps({'step': 3})):
+            checkpoint.write_bytes(damaged)
+            self.assertIn('damaged', refused_resume())
+        checkpoint.write_bytes(pickle.dumps(os.system))
+        self.assertIn('damaged', refused_resume())
+        torch.save({'state': 1}, checkpoint)
+        self.assertIn('damaged', refused_resume())
+
+    def test_bad_flags(self) -> None:
+        def refuse(*args: str) -> str:
+            return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args)
+
+        self.assertIn('rmsprop', refuse('--optimizer', 'RMSprop'))
+        self.assertIn('at least 2', refuse('--batch_norm', 'manual', '--batch_size', '1'))
+        self.assertIn('is a directory', refuse('--checkpoint', str(self.directory)))
+        if not torch.cuda.is_available():
+            self.assertIn('no such device', refuse('--device', 'cuda'))
+
+    def test_convnet_script_end_to_end(self) -> None:
+        done = run_script(
+            'train_convnet_pytorch.py', '--dataset', 'synthetic', '--max_steps', '2', '--batch_size', '8',
+            '--precision', 'bfloat16', '--output_dir', self.directory,
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        rows = read_rows(self.directory / 'results/convnet_pytorch_synthetic.csv')
+        self.assertEqual([row['step'] for row in rows], ['1', '2'])
+        summary = json.loads((self.directory / 'results/convnet_pytorch_synthetic.json').read_text())
+        self.assertEqual(summary['versions']['torch'], torch.__version__.split('+')[0])
+        self.assertEqual(summary['flags']['optimizer'], 'adam')
+        self.assertTrue((self.directory / 'figures/convnet_pytorch_synthetic.png').exists())
+
+    def test_two_ranks_give_what_one_process_does(self) -> None:
+        args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
+        args += ('--validation_size', '101', '--learning_rate', '1e-3')
+        done = self.torchrun(HERE / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.count('best step'), 1)
+        run_script('train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'one')
+        one, two = (read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('one', 'two'))
+        self.assertEqual(len(one), 4)
+        for row, row_of_two in zip(one, two, strict=True):
+            for key, value in row.items():
+                self.assertAlmostEqual(float(value), float(row_of_two[key]), delta=1e-6 * max(1, float(value)))
+
+    def test_a_rank_that_dies_ends_the_run(self) -> None:
+        script = self.directory / 'dying.py'
+        script.write_text(
+            'import os, sys, experiment, train_mlp_pytorch as script\n'
+            'due = experiment.RunRecord.evaluation_due\n'
+            'def dying(record, step, loss):\n'
+            '    if step == 5 and os.environ["RANK"] == "1":\n'
+            '        os.kill(os.getpid(), 9)\n'
+            '    return due(record, step, loss)\n'
+            'experiment.RunRecord.evaluation_due = dying\n'
+            'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
+        )
+        args = ('--dataset', 'synthetic', '--max_steps', '100000', '--output_dir', self.directory / 'out')
+        done = self.torchrun(script, *args)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertFalse((self.directory / 'out').exists())
 
 
 class CommittedResultsTest(unittest.TestCase):
