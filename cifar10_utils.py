@@ -10,6 +10,7 @@ training order is an index array, and only the rows of one batch are ever conver
 import os
 import pickle
 import queue
+import socket
 import sys
 import tempfile
 import threading
@@ -240,6 +241,7 @@ def download(data_dir: Path) -> Path:
         from torchvision.datasets import CIFAR10
 
         data_dir.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision knows no other way to notice a connection that stalls
         with tempfile.TemporaryDirectory(dir=data_dir, prefix='.download-') as unfinished:
             CIFAR10(unfinished, download=True)
             os.replace(Path(unfinished) / BATCHES_FOLDER, data_dir / BATCHES_FOLDER)
@@ -248,6 +250,8 @@ def download(data_dir: Path) -> Path:
             f'no CIFAR-10 in {data_dir}, and the download failed ({_one_line(error)}): name a directory that '
             f'holds {BATCHES_FOLDER} with --data_dir, or use --dataset synthetic'
         ) from error
+    finally:
+        socket.setdefaulttimeout(None)
     return data_dir / BATCHES_FOLDER
 
 
