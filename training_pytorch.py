@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def evaluate(
     """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks."""
     model.eval()
     share = np.array_split(np.arange(data.data.num_examples), n_ranks)[rank]
-    totals = torch.zeros(2, device=data.device)
+    totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
     with torch.inference_mode():
         for start in range(0, len(share), EVALUATION_BATCH):
             images, labels = data.examples(share[start : start + EVALUATION_BATCH])
@@ -169,7 +170,8 @@ def load_checkpoint(
         FlagError: the file cannot be read, is damaged, or belongs to a run with other flags.
     """
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
+            state = torch.load(path, map_location='cpu', weights_only=True)
         saved, step = state['flags'], state['step']
     except OSError as error:
         raise FlagError(f'cannot read --resume {path}: {error.strerror or error}') from error

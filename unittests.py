@@ -677,7 +677,7 @@ class TrainMLPNumpyTest(unittest.TestCase):
 
     def test_the_stand_in_is_learnt_but_not_exhausted(self) -> None:
         with temporary_directory() as directory:
-            run_script('train_mlp_numpy.py', '--dataset', 'synthetic', '--output_dir', directory, '--dtype', 'float32')
+            run_script('train_mlp_numpy.py', '--dataset', 'synthetic', '--output_dir', directory, '--max_steps', '800')
             best = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())['best']
         self.assertGreater(best['test_acc'], 0.3)
         self.assertLess(best['test_acc'], 0.7)
@@ -984,7 +984,7 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertNotEqual(narrow, rows)
         self.assertAlmostEqual(narrow[0]['train_loss'], rows[0]['train_loss'], delta=0.05 * rows[0]['train_loss'])
         record = self.train('--learning_rate', '1e30')
-        self.assertEqual((record.status, record.rows[-1]['step']), ('diverged', 2))
+        self.assertEqual((record.status, record.rows[-1]['step']), ('diverged', 1))
 
     def test_resumed_equals_uninterrupted(self) -> None:
         args = ('--optimizer', 'adam', '--batch_norm', 'manual', '--validation_size', '9800', '--batch_size', '60')
@@ -1008,7 +1008,7 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(resumed.rows, whole.rows)
 
     def test_a_killed_script_goes_on(self) -> None:
-        args = ('--dataset', 'synthetic', '--max_steps', '3000', '--eval_freq', '200', '--dnn_hidden_units', '10')
+        args = ('--dataset', 'synthetic', '--max_steps', '2000', '--eval_freq', '200', '--dnn_hidden_units', '10')
         checkpoint = self.directory / 'run.pt'
         command = [sys.executable, '-u', HERE / 'train_mlp_pytorch.py', *args]
         with subprocess.Popen(
@@ -1021,16 +1021,16 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(files_under(self.directory), ['run.pt'])
         done = run_script('train_mlp_pytorch.py', *args, '--resume', checkpoint, '--output_dir', self.directory / 'on')
         self.assertEqual((done.returncode, done.stderr), (0, ''))
-        run_script('train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'whole')
+        self.train(*args).write(self.directory / 'whole')
         resumed, whole = (
             read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('on', 'whole')
         )
-        self.assertEqual(len(whole), 16)
+        self.assertEqual(len(whole), 11)
         self.assertEqual(resumed, whole)
 
     def test_checkpoints_that_do_not_fit(self) -> None:
         checkpoint = self.directory / 'run.pt'
-        args = ('--max_steps', '2', '--dnn_hidden_units', '20')
+        args = ('--max_steps', '2', '--eval_freq', '1', '--dnn_hidden_units', '20')
 
         def refused_resume(*more: str) -> str:
             return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args, '--resume', str(checkpoint), *more)
@@ -1076,11 +1076,11 @@ class TorchTrainingTest(unittest.TestCase):
 
     def test_two_ranks_give_what_one_process_does(self) -> None:
         args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
-        args += ('--validation_size', '101', '--learning_rate', '1e-3')
+        args += ('--validation_size', '101', '--learning_rate', '1e-4')
         done = self.torchrun(HERE / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.count('best step'), 1)
-        run_script('train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'one')
+        self.train('--dnn_hidden_units', '100', *args).write(self.directory / 'one')
         one, two = (read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('one', 'two'))
         self.assertEqual(len(one), 4)
         for row, row_of_two in zip(one, two, strict=True):
