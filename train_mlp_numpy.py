@@ -16,7 +16,7 @@ from experiment import OneLineParser, RunRecord, add_mlp_flags, load_data, main,
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
 
-EVALUATION_BATCH = 500  # examples at a time, so that their pixels fit the processor's cache
+EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
 
 
 def build_parser() -> OneLineParser:

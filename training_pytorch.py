@@ -239,18 +239,20 @@ def train_model(name: str, title: str, model: nn.Module, flags: argparse.Namespa
             model.compile()
         parallel = DistributedDataParallel(model) if n_ranks > 1 else model
 
+        # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
+        # the ranks' gradients are averaged, not summed.
+        scale = torch.tensor(n_ranks / flags.batch_size, device=device)
         record.say(f'device: {device.type}, {n_ranks} process(es)' if n_ranks > 1 else f'device: {device.type}')
         model.train()
         with record.running(start) as steps:
             for step in steps:
                 indices = sets['train'].next_indices(flags.batch_size)
-                images, labels = data['train'].examples(np.array_split(indices, n_ranks)[rank])
+                images, labels = data['train'].examples(indices[rank::n_ranks])
                 with autocast(device, flags.precision):
                     logits = parallel(images)
                 loss_sum = cross_entropy(logits.float(), labels, reduction='sum')
                 optimizer.zero_grad()
-                # The gradients are averaged over the ranks, whose shares may differ by one example.
-                (loss_sum * (n_ranks / flags.batch_size)).backward()
+                loss_sum.backward(scale)
                 optimizer.step()
 
                 loss = sum_over_ranks(loss_sum.detach()).item() / flags.batch_size
