@@ -7,6 +7,7 @@ The pixels stay in memory as the bytes that they are on disk (176 MiB instead of
 training order is an index array, and only the rows of one batch are ever converted to floating point.
 """
 
+import functools
 import os
 import pickle
 import queue
@@ -189,6 +190,7 @@ def get_cifar10(
     return {part: DataSet(raw.name, *arrays, mean_image, one_hot, rng, dtype) for part, arrays in parts.items()}
 
 
+@functools.lru_cache(maxsize=1)  # a search reads the files once for all its runs
 def load(dataset: str, data_dir: str | Path) -> RawData:
     """The examples of `dataset`: 'cifar10', 'synthetic', or 'auto'.
 

@@ -22,6 +22,7 @@ from experiment import (
     new_figure,
     non_negative_int,
     output_paths,
+    record_name,
     save_figure,
     versions,
     write_csv,
@@ -77,12 +78,11 @@ class Comparison:
 
     def write(self, output_dir: str | Path) -> list[Path]:
         """Writes the CSV, the JSON and the figure under `output_dir`, and returns their paths."""
-        dataset = self.dataset
-        name = 'batch_norm_mlp_pytorch' if dataset == 'cifar10' else f'batch_norm_mlp_pytorch_{dataset}'
+        name = record_name('batch_norm_mlp_pytorch', self.dataset)
         csv_path, json_path, png_path = paths = output_paths(output_dir, name)
         write_csv(csv_path, self.rows)
-        write_json(json_path, {'name': name, 'dataset': dataset, 'test_acc': self.summary(), 'flags': vars(self.flags),
-                               'versions': versions()})  # fmt: skip
+        summary = {'name': name, 'dataset': self.dataset, 'test_acc': self.summary()}
+        write_json(json_path, {**summary, 'flags': vars(self.flags), 'versions': versions()})
         self.plot(png_path)
         return paths
 

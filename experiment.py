@@ -51,7 +51,9 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line rather than with its whole usage."""
 
     def __init__(self, **kwargs: object) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        # A script built on another's flags may define one of them anew.
+        kwargs = {'allow_abbrev': False, 'conflict_handler': 'resolve'} | kwargs
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with this line on stderr and exit status 2."""
@@ -138,6 +140,17 @@ def add_mlp_flags(parser: OneLineParser) -> None:
 # The record
 
 
+def record_name(name: str, dataset: str) -> str:
+    """The name of a record's files: what is not CIFAR-10's says so."""
+    return name if dataset == 'cifar10' else f'{name}_{dataset}'
+
+
+def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The row of the highest validation accuracy, or without a validation set of the highest test accuracy."""
+    key = 'val_acc' if 'val_acc' in rows[0] else 'test_acc'
+    return max(rows, key=lambda row: row[key])
+
+
 class RunRecord:
     """The record of one training run, and the run's clock and voice while it lasts.
 
@@ -153,7 +166,7 @@ class RunRecord:
     """
 
     def __init__(self, name: str, title: str, flags: dict, dataset: str, quiet: bool = False) -> None:
-        self.name = name if dataset == 'cifar10' else f'{name}_{dataset}'
+        self.name = record_name(name, dataset)
         self.title = f'{title} on {DATASET_TITLES[dataset]}'
         self.flags = flags
         self.dataset = dataset
@@ -196,8 +209,11 @@ class RunRecord:
         self.rows, self.status, self.seconds = state['rows'], state['status'], state['seconds']
 
     def evaluation_due(self, step: int, loss: float) -> bool:
-        """Whether this step is to be evaluated: every eval_freq steps, at the last step, and when the loss diverged."""
-        last = step == self.flags['max_steps'] - 1
+        """Whether this step is to be evaluated: every eval_freq steps, at the last step, and when the loss diverged.
+
+        A caller that wants evaluations after further steps lists them in flags['also_evaluate'], counted from 1.
+        """
+        last = step + 1 in (self.flags['max_steps'], *self.flags.get('also_evaluate', ()))
         return step % self.flags['eval_freq'] == 0 or last or not math.isfinite(loss)
 
     def add(
@@ -231,9 +247,8 @@ class RunRecord:
             tqdm.write(line)
 
     def best(self) -> dict[str, float]:
-        """The row of the highest validation accuracy, or without a validation set of the highest test accuracy."""
-        key = 'val_acc' if 'val_acc' in self.rows[0] else 'test_acc'
-        return max(self.rows, key=lambda row: row[key])
+        """The best of the rows; see `best_row`."""
+        return best_row(self.rows)
 
     def table(self) -> str:
         """The best and the last evaluation, laid out as in the report's tables."""

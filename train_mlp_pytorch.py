@@ -28,8 +28,8 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
-    """Trains one network and returns the record of the run.
+def train(flags: argparse.Namespace, quiet: bool = False, alone: bool = False) -> RunRecord:
+    """Trains one network and returns the record of the run; for `quiet` and `alone` see `train_model`.
 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
@@ -38,7 +38,7 @@ def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
         raise FlagError(f'--batch_norm {flags.batch_norm} needs a --batch_size of at least 2, got {flags.batch_size}')
     torch.manual_seed(flags.seed)
     model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
-    return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet)
+    return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet, alone)
 
 
 if __name__ == '__main__':

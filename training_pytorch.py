@@ -65,9 +65,9 @@ def launched() -> bool:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
+def process_group(device: torch.device, alone: bool) -> Iterator[tuple[int, int]]:
     """Joins the ranks that torchrun started, and gives this one's number and how many they are: 0 and 1 without it."""
-    if not launched():
+    if alone or not launched():
         yield 0, 1
         return
     dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
@@ -196,7 +196,9 @@ def load_checkpoint(
 # The training loop
 
 
-def train_model(name: str, title: str, model: nn.Module, flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
+def train_model(
+    name: str, title: str, model: nn.Module, flags: argparse.Namespace, quiet: bool = False, alone: bool = False
+) -> RunRecord:
     """Trains `model` in place as the flags say and returns the record of the run.
 
     Args:
@@ -205,12 +207,13 @@ def train_model(name: str, title: str, model: nn.Module, flags: argparse.Namespa
         model: maps images (n, 3, 32, 32) to logits (n, n_classes).
         flags: see `experiment.make_parser` and `add_pytorch_flags`.
         quiet: no progress bar and no lines.
+        alone: train in this process alone, even if torchrun started others.
 
     Raises:
         DataError, FlagError: the data, the device or the checkpoint cannot be had.
     """
     device = pick_device(flags.device)
-    with process_group(device) as (rank, n_ranks):
+    with process_group(device, alone) as (rank, n_ranks):
         quiet = quiet or rank > 0
         if flags.batch_size < n_ranks:
             raise FlagError(f'--batch_size {flags.batch_size} leaves some of {n_ranks} processes without an example')

@@ -1,0 +1,392 @@
+"""Searches the hyper-parameters of the PyTorch MLP: all combinations of the values given, resumable and in parallel.
+
+    python grid_search_mlp_pytorch.py --grid full                                   # 486 settings
+    python grid_search_mlp_pytorch.py --grid additional                             # three deeper networks
+    python grid_search_mlp_pytorch.py --learning_rate 1e-3 2e-3 --optimizer Adam    # a grid of your own
+    torchrun --nnodes=2 --nproc_per_node=8 ... grid_search_mlp_pytorch.py           # on several machines
+
+A run of 1500 steps is the first half of the same run of 3000, to the bit; so each is trained once, at the largest
+number of steps, and gives the rows of all settings that differ in `max_steps` alone.
+
+Every process trains one run after the other on one core, which at these sizes is faster than each run on all cores, and
+takes the next run when it is free, the longest first. A finished run is handed to the first process, which writes the
+whole CSV anew, atomically, before the next run begins. So a search that is killed loses only the runs under way.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import train_mlp_pytorch
+from cifar10_utils import N_CLASSES, N_PIXELS, DataError, load
+from experiment import (
+    FlagError,
+    OneLineParser,
+    check_can_write,
+    hidden_units,
+    output_paths,
+    positive_float,
+    positive_int,
+    record_name,
+    versions,
+    write_csv,
+    write_json,
+)
+from training_pytorch import OPTIMIZERS, launched
+
+WIDTHS = ('100', '200', '400')
+GRIDS = {
+    'full': {
+        'learning_rate': [2e-2, 2e-3, 2e-4],
+        'max_steps': [1500, 3000],
+        'batch_size': [100, 200, 400],
+        'dnn_hidden_units': [','.join([width] * depth) for depth in (1, 2, 3) for width in WIDTHS],
+        'optimizer': ['sgd', 'adam', 'adadelta'],
+    },
+    'additional': {
+        'learning_rate': [2e-4],
+        'max_steps': [3000],
+        'batch_size': [400],
+        'dnn_hidden_units': [','.join(['400'] * depth) for depth in (3, 4, 5)],
+        'optimizer': ['adam'],
+    },
+}
+SETTING = ('optimizer', 'learning_rate', 'batch_size', 'dnn_hidden_units', 'max_steps')  # the columns that name one
+RUN = SETTING[:-1]  # settings that agree in these come out of one run
+
+FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
+BASE_NAME = 'grid_search_mlp_pytorch'
+STORE_TIMEOUT = timedelta(days=365)  # a rank may wait for another as long as a run takes
+
+Setting = tuple  # of the values of SETTING
+Rows = list[dict[str, object]]
+
+
+def optimizer_name(text: str) -> str:
+    """The type of `--optimizer`, in upper or lower case."""
+    if text.lower() not in OPTIMIZERS:
+        raise argparse.ArgumentTypeError(f'must be one of {", ".join(OPTIMIZERS)}, got {text!r}')
+    return text.lower()
+
+
+def hidden_layers(text: str) -> str:
+    """The type of `--dnn_hidden_units`, as it stands in the CSV."""
+    return ','.join(map(str, hidden_units(text)))
+
+
+def build_parser() -> OneLineParser:
+    """The flags of `train_mlp_pytorch.py`, five of them with lists of values, and those of the search."""
+    parser = train_mlp_pytorch.build_parser()
+    parser.description = 'Searches the hyper-parameters of the PyTorch multi-layer perceptron.'
+    add = parser.add_argument
+    checks = {'learning_rate': positive_float, 'max_steps': positive_int, 'batch_size': positive_int,
+              'dnn_hidden_units': hidden_layers, 'optimizer': optimizer_name}  # fmt: skip
+    for flag, check in checks.items():
+        add(f'--{flag}', type=check, nargs='+', help='the values to try')
+    add('--grid', choices=list(GRIDS), help='the values of the report')
+    add('--processes', type=positive_int, default=os.cpu_count(), help='runs at a time, on one core each')
+    add('--dry_run', action='store_true', help='print the runs, how many are done and how long the rest may take')
+    return parser
+
+
+def searched_values(flags: argparse.Namespace) -> dict[str, list]:
+    """The values to try of each of SETTING: the grid's, or those on the command line with the trainer's defaults.
+
+    Raises:
+        FlagError: neither is given, or both.
+    """
+    given = {flag: getattr(flags, flag) for flag in SETTING if getattr(flags, flag) is not None}
+    if bool(given) == bool(flags.grid):
+        raise FlagError('name either --grid full or additional, or lists of values such as --learning_rate 1e-3 2e-3')
+    if flags.grid:
+        return GRIDS[flags.grid]
+    defaults = vars(train_mlp_pytorch.build_parser().parse_args([]))
+    defaults['dnn_hidden_units'] = ','.join(map(str, defaults['dnn_hidden_units']))
+    return {flag: given.get(flag, [defaults[flag]]) for flag in SETTING}
+
+
+def all_settings(values: dict[str, list]) -> list[Setting]:
+    """Every combination of the values, each once."""
+    return list(dict.fromkeys(itertools.product(*(values[flag] for flag in SETTING))))
+
+
+def sort_key(row: dict[str, object]) -> tuple:
+    """The order of the CSV's rows, whatever order they were trained in."""
+    widths = [int(width) for width in row['dnn_hidden_units'].split(',') if width]
+    return row['optimizer'], row['learning_rate'], row['batch_size'], len(widths), widths, row['max_steps'], row['step']
+
+
+def arithmetic(run: tuple, max_steps: int) -> float:
+    """The floating point operations of a run, roughly: forward, backward and update of every parameter."""
+    _, _, batch_size, units, *_ = run
+    widths = [N_PIXELS, *(int(width) for width in units.split(',') if width), N_CLASSES]
+    n_params = sum(a * b for a, b in itertools.pairwise(widths))
+    return n_params * max_steps * (6.0 * batch_size + 50)
+
+
+# What is on disk
+
+
+class Results:
+    """The search's CSV and the summary beside it: which settings are done, and how long each run took.
+
+    Args:
+        output_dir, name: where the files lie.
+        fixed: the flags that all runs have in common; results of others are refused.
+
+    Raises:
+        FlagError: there are results of other flags.
+    """
+
+    def __init__(self, output_dir: str, name: str, fixed: dict[str, object]) -> None:
+        self.csv_path, self.json_path, _ = output_paths(output_dir, name)
+        self.fixed = fixed
+        self.rows: Rows = []
+        self.seconds: dict[str, float] = {}
+        if not self.csv_path.exists():
+            return
+        try:
+            summary = json.loads(self.json_path.read_text())
+            saved, self.seconds = summary['flags'], summary['seconds']
+            with open(self.csv_path) as file:
+                rows = [read_row(row) for row in csv.DictReader(file)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FlagError(f'{self.csv_path} or the JSON beside it is damaged ({error}): move both away') from error
+        for flag in sorted({*saved, *fixed}):
+            if saved.get(flag) != fixed.get(flag):
+                raise FlagError(
+                    f'{self.csv_path} holds results of {flag} {saved.get(flag)}, here it is {fixed.get(flag)}: '
+                    'use another --output_dir'
+                )
+        whole = {setting_of(row) for row in rows if row['step'] == row['max_steps'] or row['status'] == 'diverged'}
+        self.rows = [row for row in rows if setting_of(row) in whole]
+
+    def done(self) -> set[Setting]:
+        """The settings that are on disk, whole."""
+        return {setting_of(row) for row in self.rows}
+
+    def add(self, rows: Rows, run: str, seconds: float) -> None:
+        """Adds a finished run's rows, but for settings that are there already, and writes everything anew."""
+        done = self.done()
+        self.rows += [row for row in rows if setting_of(row) not in done]
+        self.rows.sort(key=sort_key)
+        self.seconds[run] = seconds
+        write_csv(self.csv_path, self.rows)
+        self.write_summary()
+
+    def write_summary(self) -> None:
+        """Writes the JSON; it comes before the first row and says what rows there may be."""
+        write_json(self.json_path, {
+            'flags': self.fixed, 'versions': versions(), 'core_seconds': sum(self.seconds.values()),
+            'seconds': self.seconds,
+        })  # fmt: skip
+
+
+def read_row(row: dict[str, str]) -> dict[str, object]:
+    """A row of the CSV with its numbers as numbers."""
+    kinds = {'optimizer': str, 'dnn_hidden_units': str, 'status': str}
+    kinds |= dict.fromkeys(('batch_size', 'max_steps', 'step'), int)
+    return {key: kinds.get(key, float)(value) for key, value in row.items()}
+
+
+def setting_of(row: dict[str, object]) -> Setting:
+    """The setting that a row belongs to."""
+    return tuple(row[flag] for flag in SETTING)
+
+
+# Training
+
+
+def train_run(run: tuple, settings: list[Setting], flags: argparse.Namespace) -> Rows:
+    """Trains one run at its settings' largest number of steps and returns the rows of every one of them."""
+    steps = sorted(setting[-1] for setting in settings)
+    run_flags = argparse.Namespace(**{
+        **vars(flags), **dict(zip(RUN, run, strict=True)), 'dnn_hidden_units': hidden_units(run[3]),
+        'max_steps': steps[-1], 'also_evaluate': steps,
+    })  # fmt: skip
+    record = train_mlp_pytorch.train(run_flags, quiet=True, alone=True)
+    if record.status == 'interrupted':
+        raise KeyboardInterrupt
+    rows = []
+    for max_steps in steps:
+        diverged = record.status == 'diverged' and record.rows[-1]['step'] <= max_steps
+        setting = {**dict(zip(RUN, run, strict=True)), 'max_steps': max_steps}
+        status = 'diverged' if diverged else 'finished'
+        for row in record.rows:
+            regular = (row['step'] - 1) % flags.eval_freq == 0 or row is record.rows[-1]
+            if row['step'] == max_steps or (regular and row['step'] < max_steps):
+                rows.append({**setting, 'status': status, **row})
+    return rows
+
+
+def work(flags: argparse.Namespace, runs: list[tuple[tuple, list[Setting]]], store: dist.Store) -> None:
+    """Trains one run after the other, as long as there are some that nobody has taken."""
+    torch.set_num_threads(1)
+    while (i := store.add('taken', 1) - 1) < len(runs):
+        start = time.perf_counter()
+        rows = train_run(*runs[i], flags)
+        number = store.add('finished', 1) - 1
+        store.set(f'result {number}', json.dumps([rows, ' '.join(map(str, runs[i][0])), time.perf_counter() - start]))
+        while not store.check([f'written {number}']):
+            time.sleep(0.02)
+
+
+def write_results(
+    results: Results, runs: list[tuple[tuple, list[Setting]]], store: dist.Store, is_alive: Callable[[], object]
+) -> None:
+    """Writes what the workers finish, and shows how far the search is; `is_alive` raises where they died."""
+    costs = {' '.join(map(str, run)): arithmetic(run, max(s[-1] for s in settings)) for run, settings in runs}
+    best = max((row['test_acc'] for row in results.rows), default=0.0)
+    with tqdm(total=round(sum(costs.values()) / 1e9), unit='GFLOP', unit_scale=True, disable=None) as bar:
+        for number in range(len(runs)):
+            while not store.check([f'result {number}']):
+                is_alive()
+                time.sleep(0.02)
+            rows, run, seconds = json.loads(store.get(f'result {number}'))
+            results.add(rows, run, seconds)
+            store.set(f'written {number}', '1')
+            best = max(best, *(row['test_acc'] for row in rows))
+            bar.set_postfix_str(f'{number + 1}/{len(runs)} runs, best test accuracy {best:.4f}')
+            bar.update(round(costs[run] / 1e9))
+
+
+def work_for_parent(_: int, flags: argparse.Namespace, runs: list, port: int) -> None:
+    """What a process that `search` started does."""
+    try:
+        work(flags, runs, dist.TCPStore('127.0.0.1', port, is_master=False, timeout=STORE_TIMEOUT))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the parent was interrupted too, and says so
+
+
+def search_here(flags: argparse.Namespace, runs: list, results: Results) -> None:
+    """Trains the runs in processes of its own, which this one writes for."""
+    store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
+    workers = torch.multiprocessing.spawn(
+        work_for_parent, (flags, runs, store.port), nprocs=min(flags.processes, len(runs)), join=False
+    )
+    write_results(results, runs, store, is_alive=lambda: workers.join(timeout=0))
+    while not workers.join():
+        pass
+
+
+def search_under_torchrun(flags: argparse.Namespace, runs: list, results: Results) -> None:
+    """Trains the runs in the processes that torchrun started; rank 0 writes, in a thread, for all."""
+    store, rank, _ = next(dist.rendezvous('env://', timeout=STORE_TIMEOUT))
+    if rank > 0:
+        store.wait(['runs'])
+        runs = [
+            (tuple(run), [tuple(setting) for setting in settings]) for run, settings in json.loads(store.get('runs'))
+        ]
+        work(flags, runs, store)
+        return
+    store.set('runs', json.dumps(runs))  # not every machine has the results that say what is left to do
+
+    def write() -> None:
+        try:
+            write_results(results, runs, store, is_alive=lambda: None)
+        except OSError as error:
+            print(f'cannot write {results.csv_path}: {error.strerror}', file=sys.stderr)
+            os._exit(1)  # torchrun ends the other ranks
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    work(flags, runs, store)
+    writer.join()
+
+
+def search(flags: argparse.Namespace) -> None:
+    """Trains what of the grid is not on disk yet.
+
+    Raises:
+        DataError, FlagError: the data or the flags cannot be followed.
+        OSError: the results cannot be written.
+    """
+    values = searched_values(flags)
+    for flag in ('checkpoint', 'resume'):
+        if getattr(flags, flag):
+            raise FlagError(f'--{flag} is of no use here: every finished run is on disk, and the same command goes on')
+    raw = load(flags.dataset, flags.data_dir)
+    n_train = len(raw.train_pixels) - flags.validation_size
+    if max(values['batch_size']) > n_train:
+        raise FlagError(
+            f'--batch_size must be at most {n_train} (all training examples), got {max(values["batch_size"])}'
+        )
+
+    name = {'full': BASE_NAME}.get(flags.grid, f'{BASE_NAME}_{flags.grid or "own"}')
+    name = record_name(name + ('_validation' if flags.validation_size else ''), raw.name)
+    for path in output_paths(flags.output_dir, name):
+        check_can_write(path)
+    fixed = {flag: value for flag, value in vars(flags).items() if flag not in {*SETTING, *FREE}} | {
+        'dataset': raw.name
+    }
+    results = Results(flags.output_dir, name, fixed)
+
+    settings = all_settings(values)
+    left: dict[tuple, list[Setting]] = {}
+    for setting in settings:
+        if setting not in results.done():
+            left.setdefault(setting[:-1], []).append(setting)
+    runs = sorted(left.items(), key=lambda item: -arithmetic(item[0], item[1][-1][-1]))
+    if flags.dry_run:
+        print_plan(flags, settings, runs, results)
+    elif runs:
+        results.write_summary()
+        (search_under_torchrun if launched() else search_here)(flags, runs, results)
+
+
+def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list, results: Results) -> None:
+    """What is left to do, and how long it may take."""
+    for (optimizer, learning_rate, batch_size, units), of_run in runs:
+        steps = ','.join(str(setting[-1]) for setting in of_run)
+        print(f'{optimizer:<9} lr {learning_rate:<8g} batch {batch_size:<5} units {units:<20} steps {steps}')
+    n_left = sum(len(of_run) for _, of_run in runs)
+    print(f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}')
+    operations = sum(arithmetic(run, of_run[-1][-1]) for run, of_run in runs)
+    done = {tuple(row[flag] for flag in RUN): row['max_steps'] for row in results.rows}
+    speed = sum(arithmetic(run, steps) for run, steps in done.items()) / max(sum(results.seconds.values()), 1e-9)
+    basis = 'at the speed of the runs done'
+    if not done:
+        speed, basis = matrix_speed() / 3, 'at a third of the speed of bare matrix products'
+    hours = operations / speed / flags.processes / 3600
+    print(f'time left on {flags.processes} process(es), {basis}: {hours:.2f} hours')
+
+
+def matrix_speed() -> float:
+    """The floating point operations a second of a first layer's product on one core."""
+    torch.set_num_threads(1)
+    x, weight = torch.randn(400, N_PIXELS), torch.randn(400, N_PIXELS)
+    start, n = time.perf_counter(), 20
+    for _ in range(n):
+        torch.nn.functional.linear(x, weight)
+    return n * 2 * x.numel() * len(weight) / (time.perf_counter() - start)
+
+
+def main() -> int:
+    """Runs the search; returns the exit status."""
+    parser = build_parser()
+    flags = parser.parse_args()
+    try:
+        search(flags)
+    except (DataError, FlagError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f'cannot write the results: {error.strerror or error}')
+    except KeyboardInterrupt:
+        print('interrupted: every finished run is on disk, and the same command goes on', file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
