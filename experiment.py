@@ -1,13 +1,12 @@
 """What every training script shares: its flags, the record of its run (CSV and JSON) and the accuracy/loss figure.
 
-    flags = parse(parser)                  # one line on stderr and exit status 2 where a flag is wrong
-    record = RunRecord('mlp_numpy', ...)   # follows the run: progress bar, evaluations, Ctrl-C, divergence
-    with record.running() as steps:
+    record = RunRecord('mlp_numpy', 'MLP in NumPy', vars(flags), 'cifar10')
+    with record.running() as steps:  # progress bar, Ctrl-C, the clock
         for step in steps:
             ...
             if record.evaluation_due(step, loss):
                 record.add(step, train=(accuracy, loss), test=(accuracy, loss))
-    record.write('.')                      # results/mlp_numpy.csv and .json, figures/mlp_numpy.png
+    record.write('.')  # results/mlp_numpy.csv and .json, figures/mlp_numpy.png
 
 This module never imports PyTorch, and Matplotlib only to draw.
 """
@@ -358,11 +357,8 @@ def check_can_write(path: Path) -> None:
 # The figure
 
 
-COLOURS = {
-    'train': '#0072B2',
-    'test': '#D55E00',
-    'val': '#009E73',
-}  # Okabe and Ito's, told apart by colour-blind readers
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = {'train': '#0072B2', 'test': '#D55E00', 'val': '#009E73'}
 LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
 
 
@@ -399,6 +395,15 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
 
 
 # What every script does around its training
+
+
+def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object]) -> None:
+    """Raises a FlagError that names the first difference unless `what` was made with the flags of this run."""
+    for flag in sorted({*saved, *here}):
+        if saved.get(flag) != here.get(flag):
+            raise FlagError(
+                f'{what} belongs to another run: its {flag} is {saved.get(flag)}, here it is {here.get(flag)}'
+            )
 
 
 def is_main_process() -> bool:
@@ -438,6 +443,8 @@ def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace],
             print('wrote', ', '.join(map(str, record.write(flags.output_dir))))
     except (DataError, FlagError) as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f'cannot write: {error}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

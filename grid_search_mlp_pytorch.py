@@ -17,6 +17,7 @@ import argparse
 import csv
 import itertools
 import json
+import math
 import os
 import sys
 import threading
@@ -34,6 +35,7 @@ from experiment import (
     FlagError,
     OneLineParser,
     check_can_write,
+    check_same_flags,
     hidden_units,
     output_paths,
     positive_float,
@@ -159,17 +161,13 @@ class Results:
         try:
             summary = json.loads(self.json_path.read_text())
             saved, self.seconds = summary['flags'], summary['seconds']
-            with open(self.csv_path) as file:
-                rows = [read_row(row) for row in csv.DictReader(file)]
+            # A last line without its end was cut short; its setting lacks its last row then, and is trained again.
+            lines = [line for line in self.csv_path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+            rows = [read_row(row) for row in csv.DictReader(lines)]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlagError(f'{self.csv_path} or the JSON beside it is damaged ({error}): move both away') from error
-        for flag in sorted({*saved, *fixed}):
-            if saved.get(flag) != fixed.get(flag):
-                raise FlagError(
-                    f'{self.csv_path} holds results of {flag} {saved.get(flag)}, here it is {fixed.get(flag)}: '
-                    'use another --output_dir'
-                )
-        whole = {setting_of(row) for row in rows if row['step'] == row['max_steps'] or row['status'] == 'diverged'}
+        check_same_flags(f'{self.csv_path} (use another --output_dir for this one)', saved, fixed)
+        whole = {setting_of(row) for row in rows if row['step'] == row['max_steps'] or is_divergence(row)}
         self.rows = [row for row in rows if setting_of(row) in whole]
 
     def done(self) -> set[Setting]:
@@ -198,6 +196,11 @@ def read_row(row: dict[str, str]) -> dict[str, object]:
     kinds = {'optimizer': str, 'dnn_hidden_units': str, 'status': str}
     kinds |= dict.fromkeys(('batch_size', 'max_steps', 'step'), int)
     return {key: kinds.get(key, float)(value) for key, value in row.items()}
+
+
+def is_divergence(row: dict[str, object]) -> bool:
+    """Whether a row is the last one of a run that diverged."""
+    return not math.isfinite(row['train_loss'] + row['test_loss'])
 
 
 def setting_of(row: dict[str, object]) -> Setting:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar10_utils import IMAGE_SHAPE, DataSet
-from experiment import FlagError, OneLineParser, RunRecord, atomic_file, check_can_write, load_data
+from experiment import FlagError, OneLineParser, RunRecord, atomic_file, check_can_write, check_same_flags, load_data
 
 OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torch.optim.Adadelta}
 EVALUATION_BATCH = 200  # examples at a time: faster on a CPU than more, and little memory
@@ -172,25 +172,30 @@ def load_checkpoint(
     try:
         with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
             state = torch.load(path, map_location='cpu', weights_only=True)
-        saved, step = state['flags'], state['step']
+        check_same_flags(f'--resume {path}', state['flags'], fixed)
+        model.load_state_dict(state['model'])
+        optimizer.load_state_dict(state['optimizer'])
+        data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
+                      for key, value in state['order'].items()})  # fmt: skip
+        torch.set_rng_state(state['torch_rng'])
+        record.restore(state['record'])
+        return state['step']
+    except FlagError:
+        raise
     except OSError as error:
         raise FlagError(f'cannot read --resume {path}: {error.strerror or error}') from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise FlagError(
             f'--resume {path} is damaged or no checkpoint of these scripts; start anew without it'
         ) from error
-    for flag in sorted({*saved, *fixed}):
-        if saved.get(flag) != fixed.get(flag):
-            raise FlagError(
-                f'--resume {path} belongs to another run: its {flag} is {saved.get(flag)}, here it is {fixed.get(flag)}'
-            )
-    model.load_state_dict(state['model'])
-    optimizer.load_state_dict(state['optimizer'])
-    data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
-                  for key, value in state['order'].items()})  # fmt: skip
-    torch.set_rng_state(state['torch_rng'])
-    record.restore(state['record'])
-    return step
 
 
 # The training loop

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import unittest
@@ -29,6 +30,7 @@ import torch
 
 import cifar10_utils
 import experiment
+import grid_search_mlp_pytorch as grid_search
 import train_mlp_numpy
 import train_mlp_pytorch
 import training_pytorch
@@ -117,6 +119,13 @@ def run_script(script: str, *args: str, **kwargs: object) -> subprocess.Complete
     return subprocess.run(
         [sys.executable, HERE / script, *args], capture_output=True, text=True, timeout=60, **kwargs
     )  # fmt: skip
+
+
+def torchrun(*args: object) -> subprocess.CompletedProcess:
+    """A script in two processes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *args]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def refused(test: unittest.TestCase, name: str, script: types.ModuleType, *args: str) -> str:
@@ -938,11 +947,6 @@ class TorchTrainingTest(unittest.TestCase):
         flags = ['--dataset', 'synthetic', '--max_steps', '9', '--eval_freq', '3', '--dnn_hidden_units', '20', *args]
         return train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), quiet=True)
 
-    def torchrun(self, *args: object, timeout: float = 60) -> subprocess.CompletedProcess:
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *args]
-        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE)}
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-
     def test_batches_equal_those_of_the_numpy_path(self) -> None:
         data = get_cifar10(dataset='synthetic', one_hot=False)['train']
         indices = np.array([5, 3, 9_999])
@@ -1019,8 +1023,7 @@ class TorchTrainingTest(unittest.TestCase):
                 process.stdout.readline()
             process.kill()
         self.assertEqual(files_under(self.directory), ['run.pt'])
-        done = run_script('train_mlp_pytorch.py', *args, '--resume', checkpoint, '--output_dir', self.directory / 'on')
-        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        self.train(*args, '--resume', str(checkpoint)).write(self.directory / 'on')
         self.train(*args).write(self.directory / 'whole')
         resumed, whole = (
             read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('on', 'whole')
@@ -1063,12 +1066,12 @@ class TorchTrainingTest(unittest.TestCase):
 
     def test_convnet_script_end_to_end(self) -> None:
         done = run_script(
-            'train_convnet_pytorch.py', '--dataset', 'synthetic', '--max_steps', '2', '--batch_size', '8',
+            'train_convnet_pytorch.py', '--dataset', 'synthetic', '--max_steps', '1', '--batch_size', '8',
             '--precision', 'bfloat16', '--output_dir', self.directory,
         )  # fmt: skip
         self.assertEqual((done.returncode, done.stderr), (0, ''))
         rows = read_rows(self.directory / 'results/convnet_pytorch_synthetic.csv')
-        self.assertEqual([row['step'] for row in rows], ['1', '2'])
+        self.assertEqual([row['step'] for row in rows], ['1'])
         summary = json.loads((self.directory / 'results/convnet_pytorch_synthetic.json').read_text())
         self.assertEqual(summary['versions']['torch'], torch.__version__.split('+')[0])
         self.assertEqual(summary['flags']['optimizer'], 'adam')
@@ -1077,7 +1080,7 @@ class TorchTrainingTest(unittest.TestCase):
     def test_two_ranks_give_what_one_process_does(self) -> None:
         args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
         args += ('--validation_size', '101', '--learning_rate', '1e-4')
-        done = self.torchrun(HERE / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
+        done = torchrun(HERE / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.count('best step'), 1)
         self.train('--dnn_hidden_units', '100', *args).write(self.directory / 'one')
@@ -1100,9 +1103,97 @@ class TorchTrainingTest(unittest.TestCase):
             'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
         )
         args = ('--dataset', 'synthetic', '--max_steps', '100000', '--output_dir', self.directory / 'out')
-        done = self.torchrun(script, *args)
+        done = torchrun(script, *args)
         self.assertNotEqual(done.returncode, 0)
         self.assertFalse((self.directory / 'out').exists())
+
+
+class GridSearchTest(unittest.TestCase):
+    GRID = (
+        '--dataset', 'synthetic', '--max_steps', '20', '40', '--eval_freq', '10', '--batch_size', '50',
+        '--dnn_hidden_units', '10', '20,20', '--optimizer', 'SGD', 'Adam', '--learning_rate', '1e-3', '1e30',
+    )  # fmt: skip
+    CSV = 'results/grid_search_mlp_pytorch_own_synthetic.csv'
+
+    def setUp(self) -> None:
+        self.addCleanup(torch.set_num_threads, torch.get_num_threads())
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def search_here(self, directory: Path, *args: str) -> str:
+        """The search in this process; returns what it prints."""
+        flags = grid_search.build_parser().parse_args([*self.GRID, '--output_dir', str(directory), *args])
+
+        def one_worker(flags: object, runs: list, results: grid_search.Results) -> None:
+            store = torch.distributed.HashStore()
+            worker = threading.Thread(target=grid_search.work, args=(flags, runs, store))
+            worker.start()
+            grid_search.write_results(results, runs, store, is_alive=lambda: None)
+            worker.join()
+
+        with (
+            mock.patch.object(grid_search, 'search_here', one_worker),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+        ):
+            grid_search.search(flags)
+        return out.getvalue()
+
+    def test_the_report_s_grids(self) -> None:
+        full, additional = (grid_search.all_settings(grid_search.GRIDS[grid]) for grid in ('full', 'additional'))
+        self.assertEqual((len(set(full)), len({setting[:-1] for setting in full}), len(additional)), (486, 243, 3))
+
+    def test_a_short_run_is_the_beginning_of_a_long_one(self) -> None:
+        """Every setting has just the rows that training it on its own gives."""
+        self.search_here(self.directory)
+        rows = grid_search_rows(self.directory / self.CSV)
+        settings = list(dict.fromkeys(map(grid_search.setting_of, rows)))
+        self.assertEqual(len(settings), 16)
+        torch.set_num_threads(1)
+        for setting in settings:
+            args = [f'--{flag}={value}' for flag, value in zip(grid_search.SETTING, setting, strict=True)]
+            flags = ['--dataset', 'synthetic', '--eval_freq', '10', *args]
+            record = train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), quiet=True)
+            of_setting = [row for row in rows if grid_search.setting_of(row) == setting]
+            self.assertEqual({row['status'] for row in of_setting}, {record.status})
+            self.assertEqual(record.status, 'diverged' if setting[1] == 1e30 else 'finished')
+            for row, expected in zip(of_setting, record.rows, strict=True):
+                for key, value in expected.items():
+                    np.testing.assert_equal(row[key], value)
+
+    def test_killed_and_started_again(self) -> None:
+        command = [
+            sys.executable,
+            HERE / 'grid_search_mlp_pytorch.py',
+            *self.GRID,
+            '--output_dir',
+            self.directory / 'a',
+        ]
+        path = self.directory / 'a' / self.CSV
+        with subprocess.Popen(command, start_new_session=True) as process:
+            while not path.exists():
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+        done_before = set(map(grid_search.setting_of, grid_search_rows(path)))
+        self.assertTrue(0 < len(done_before) < 16)
+        text = path.read_text()
+        path.write_text(text[: len(text) - 30])  # and the file was cut short, besides
+        self.assertIn('settings are done', self.search_here(self.directory / 'a', '--dry_run'))
+        self.search_here(self.directory / 'a')
+        self.search_here(self.directory / 'b')
+        self.assertEqual(path.read_text(), (self.directory / 'b' / self.CSV).read_text())
+        self.assertEqual(len(set(map(grid_search.setting_of, grid_search_rows(path)))), 16)
+        with self.assertRaisesRegex(experiment.FlagError, 'its seed is 42, here it is 1'):
+            self.search_here(self.directory / 'a', '--seed', '1')
+
+    def test_two_ranks(self) -> None:
+        done = torchrun(HERE / 'grid_search_mlp_pytorch.py', *self.GRID, '--output_dir', self.directory / 'two')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.search_here(self.directory / 'one')
+        one, two = ((self.directory / name / self.CSV).read_text() for name in ('one', 'two'))
+        self.assertEqual(one, two)
+
+
+def grid_search_rows(path: Path) -> list[dict[str, object]]:
+    return [grid_search.read_row(row) for row in read_rows(path)]
 
 
 class CommittedResultsTest(unittest.TestCase):
