@@ -362,14 +362,16 @@ COLOURS = {'train': '#0072B2', 'test': '#D55E00', 'val': '#009E73'}
 LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
 
 
-def new_figure(title: str, n_panels: int = 2) -> tuple['Figure', list['Axes']]:
-    """An empty figure in the look that all figures have, with panels side by side."""
+def new_figure(
+    title: str, n_panels: int = 2, n_rows: int = 1, size: tuple[float, float] = (10, 4)
+) -> tuple['Figure', list['Axes']]:
+    """An empty figure in the look that all figures have, of `size` inches, and its panels, row after row."""
     # Without pyplot, which would look for a display and takes longer to import.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout='constrained')
+    figure = Figure(figsize=size, layout='constrained')
     figure.suptitle(title)
-    panels = list(figure.subplots(1, n_panels, squeeze=False)[0])
+    panels = list(figure.subplots(n_rows, n_panels // n_rows, squeeze=False).flat)
     for panel in panels:
         panel.grid(alpha=0.3)
     return figure, panels

@@ -24,7 +24,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -32,15 +34,21 @@ from tqdm import tqdm
 import train_mlp_pytorch
 from cifar10_utils import N_CLASSES, N_PIXELS, DataError, load
 from experiment import (
+    DATASET_TITLES,
     FlagError,
     OneLineParser,
+    best_row,
     check_can_write,
     check_same_flags,
     hidden_units,
+    is_main_process,
+    new_figure,
     output_paths,
+    plot_curves,
     positive_float,
     positive_int,
     record_name,
+    save_figure,
     versions,
     write_csv,
     write_json,
@@ -67,7 +75,8 @@ GRIDS = {
 SETTING = ('optimizer', 'learning_rate', 'batch_size', 'dnn_hidden_units', 'max_steps')  # the columns that name one
 RUN = SETTING[:-1]  # settings that agree in these come out of one run
 
-FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
+FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
+OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 BASE_NAME = 'grid_search_mlp_pytorch'
 STORE_TIMEOUT = timedelta(days=365)  # a rank may wait for another as long as a run takes
 
@@ -98,6 +107,7 @@ def build_parser() -> OneLineParser:
         add(f'--{flag}', type=check, nargs='+', help='the values to try')
     add('--grid', choices=list(GRIDS), help='the values of the report')
     add('--processes', type=positive_int, default=os.cpu_count(), help='runs at a time, on one core each')
+    add('--plot', action='store_true', help='train nothing: draw the figures and print the summary of what is on disk')
     add('--dry_run', action='store_true', help='print the runs, how many are done and how long the rest may take')
     return parser
 
@@ -343,9 +353,14 @@ def search(flags: argparse.Namespace) -> None:
     runs = sorted(left.items(), key=lambda item: -arithmetic(item[0], item[1][-1][-1]))
     if flags.dry_run:
         print_plan(flags, settings, runs, results)
-    elif runs:
+        return
+    if runs and not flags.plot:
         results.write_summary()
         (search_under_torchrun if launched() else search_here)(flags, runs, results)
+    if not results.rows:
+        raise FlagError(f'no results in {results.csv_path} to plot: run the search first')
+    if is_main_process():
+        plot(results, name, raw.name, flags.output_dir)
 
 
 def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list, results: Results) -> None:
@@ -373,6 +388,164 @@ def matrix_speed() -> float:
     for _ in range(n):
         torch.nn.functional.linear(x, weight)
     return n * 2 * x.numel() * len(weight) / (time.perf_counter() - start)
+
+
+# Figures and findings
+
+
+def by_setting(rows: Rows) -> dict[Setting, Rows]:
+    """The rows of each setting, in the order of their steps."""
+    return {setting: list(of_setting) for setting, of_setting in itertools.groupby(rows, key=setting_of)}
+
+
+def describe(setting: Setting) -> str:
+    """A setting in words."""
+    optimizer, learning_rate, batch_size, units, max_steps = setting
+    rate = f'learning rate {learning_rate:g}'
+    return f'{OPTIMIZER_TITLES[optimizer]}, {rate}, batch {batch_size}, {units}, {max_steps} steps'
+
+
+def plot(results: Results, name: str, dataset: str, output_dir: str) -> None:
+    """Prints the summary and draws the figures out of the results on disk; nothing is trained."""
+    runs = by_setting(results.rows)
+    best = {setting: best_row(rows) for setting, rows in runs.items()}
+    ranking = sorted(best, key=lambda setting: -best[setting]['val_acc' if 'val_acc' in best[setting] else 'test_acc'])
+    print(f'{"test accuracy":<16}{"validation":<12}{"at step":<10}setting (best of {len(runs)})')
+    for setting in ranking[:10]:
+        row = best[setting]
+        validation = f'{row["val_acc"]:.4f}' if 'val_acc' in row else '-'
+        print(f'{row["test_acc"]:<16.4f}{validation:<12}{row["step"]:<10}{describe(setting)}')
+    for finding in findings(runs):
+        print(finding)
+
+    *_, png_path = output_paths(output_dir, name)
+    on = f'MLP in PyTorch on {DATASET_TITLES[dataset]}'
+    plot_curves(runs[ranking[0]], f'{on}: {describe(ranking[0])}', png_path.with_stem(f'{name}_best'))
+    plot_panel(runs, f'{on}: test accuracy', png_path.with_stem(f'{name}_curves'))
+    if len(runs) > 9:
+        plot_overview(best, f'{on}: best test accuracy of {len(runs)} settings', png_path.with_stem(f'{name}_overview'))
+
+
+def plot_panel(runs: dict[Setting, Rows], title: str, path: Path) -> None:
+    """Draws the longest runs at the largest batch size: a panel for optimiser × learning rate, a line per network."""
+    batch_size, max_steps = max(setting[2] for setting in runs), max(setting[4] for setting in runs)
+    shown = {setting: rows for setting, rows in runs.items() if setting[2] == batch_size and setting[4] == max_steps}
+    optimizers = [name for name in OPTIMIZERS if any(setting[0] == name for setting in shown)]
+    rates = sorted({setting[1] for setting in shown}, reverse=True)
+    networks = list(
+        dict.fromkeys(setting[3] for setting in sorted(shown, key=lambda s: (len(s[3].split(',')), len(s[3]), s[3])))
+    )
+    n_rows, n_panels = len(optimizers), len(optimizers) * len(rates)
+    size = (10, 4.5) if n_panels == 1 else (12, 3 * n_rows + 1)
+    figure, panels = new_figure(f'{title}, batch {batch_size}', n_panels, n_rows, size)
+    colours, styles = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'), ('-', '--', ':', '-.')
+    by_width = len({units.split(',')[0] for units in networks}) > 1
+    widths = list(dict.fromkeys(units.split(',')[0] for units in networks))
+    depths = sorted({len(units.split(',')) for units in networks})
+    for panel, (optimizer, rate) in zip(panels, itertools.product(optimizers, rates), strict=True):
+        panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
+        for units in networks:
+            rows = shown.get((optimizer, rate, batch_size, units, max_steps), [])
+            depth = depths.index(len(units.split(',')))
+            colour = widths.index(units.split(',')[0]) if by_width else depth
+            panel.plot([row['step'] for row in rows], [row['test_acc'] for row in rows], label=units,
+                       color=colours[colour % len(colours)], linestyle=styles[depth % len(styles)])  # fmt: skip
+        panel.set(xlabel='step', ylabel='test accuracy')
+        panel.label_outer()
+        panel.sharey(panels[0])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(networks), 9),
+                  title='hidden units', fontsize=9)  # fmt: skip
+    save_figure(figure, path)
+
+
+def plot_overview(best: dict[Setting, dict[str, float]], title: str, path: Path) -> None:
+    """Draws every setting as a dot over each hyper-parameter's values, by optimiser, with the medians."""
+    figure, panels = new_figure(title, 4, 2, (12, 8))
+    offsets = {name: (i - 1) * 0.25 for i, name in enumerate(OPTIMIZERS)}
+    colours = dict(zip(OPTIMIZERS, ('#0072B2', '#D55E00', '#009E73'), strict=True))
+    columns = ((1, 'learning rate'), (3, 'hidden units'), (2, 'batch size'), (4, 'steps'))
+    spread = np.random.RandomState(0)
+    for panel, (column, label) in zip(panels, columns, strict=True):
+        order = (lambda value: (len(value.split(',')), len(value), value)) if column == 3 else None
+        values = sorted({setting[column] for setting in best}, key=order)
+        for optimizer, x in itertools.product(OPTIMIZERS, range(len(values))):
+            dots = [row['test_acc'] for setting, row in best.items()
+                    if setting[0] == optimizer and setting[column] == values[x]]  # fmt: skip
+            at = x + offsets[optimizer]
+            panel.scatter(at + spread.uniform(-0.07, 0.07, len(dots)), dots, s=8, alpha=0.5, color=colours[optimizer],
+                          linewidths=0, label=OPTIMIZER_TITLES[optimizer] if x == 0 else None)  # fmt: skip
+            if dots:
+                panel.hlines(np.median(dots), at - 0.11, at + 0.11, color=colours[optimizer], linewidth=2)
+        names = [f'{value:g}' if column == 1 else str(value).replace(',', ',\n') for value in values]
+        panel.set_xticks(range(len(values)), names)
+        panel.set(xlabel=label, ylabel='best test accuracy')
+    legend = panels[0].legend(markerscale=3, title='bar: median')
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+    save_figure(figure, path)
+
+
+def findings(runs: dict[Setting, Rows]) -> list[str]:
+    """What the report says of its searches, each with the numbers here that bear it out or do not."""
+    best = {setting: max(row['test_acc'] for row in rows) for setting, rows in runs.items()}
+    lines = []
+
+    def say(claim: str, numbers: str, holds: bool) -> None:
+        lines.append(f'{"BORNE OUT" if holds else "NOT BORNE OUT":<14} {claim}: {numbers}')
+
+    def mean(optimizer: str, rate: float, deep: bool = True, shallow: bool = True) -> float:
+        chosen = [accuracy for setting, accuracy in best.items() if setting[:2] == (optimizer, rate)
+                  and (deep if ',' in setting[3] else shallow)]  # fmt: skip
+        return float(np.mean(chosen))
+
+    grid = {(setting[0], setting[1]) for setting in best}
+    if grid >= set(itertools.product(OPTIMIZERS, (2e-2, 2e-3, 2e-4))):
+        means = {key: mean(*key) for key in grid}
+
+        def at(rate: float) -> str:
+            return ', '.join(f'{OPTIMIZER_TITLES[name]} {means[name, rate]:.3f}' for name in OPTIMIZERS)
+
+        say('at learning rate 0.02 SGD and Adam (but with one hidden layer) do very poorly, Adadelta does not',
+            f'mean best accuracy {at(2e-2)}; Adam with one layer {mean("adam", 2e-2, deep=False):.3f}, '
+            f'with more {mean("adam", 2e-2, shallow=False):.3f}',
+            max(means['sgd', 2e-2], mean('adam', 2e-2, shallow=False)) < 0.25
+            < min(means['adadelta', 2e-2], mean('adam', 2e-2, deep=False)))  # fmt: skip
+        say('at learning rate 0.0002 Adadelta does worse than SGD and Adam', at(2e-4),
+            means['adadelta', 2e-4] < min(means['sgd', 2e-4], means['adam', 2e-4]))  # fmt: skip
+        say('SGD and Adam do better at 0.002 and at 0.0002 than at 0.02, Adadelta does not', f'at 0.002 {at(2e-3)}',
+            all(means[name, rate] > means[name, 2e-2] for name in ('sgd', 'adam') for rate in (2e-3, 2e-4))
+            and means['adadelta', 2e-2] > max(means['adadelta', 2e-3], means['adadelta', 2e-4]))  # fmt: skip
+        top = {name: max((s for s in best if s[0] == name), key=best.get) for name in ('sgd', 'adam')}
+        say('SGD and Adam reach their highest accuracy at the smallest learning rate',
+            ', '.join(f'{OPTIMIZER_TITLES[name]} {best[s]:.4f} at {s[1]:g}' for name, s in top.items()),
+            all(setting[1] == 2e-4 for setting in top.values()))  # fmt: skip
+    for what, larger in (('wider', wider), ('deeper', deeper)):
+        pairs = [(accuracy, best[larger(setting)]) for setting, accuracy in best.items() if larger(setting) in best]
+        if len(pairs) > 10:
+            share = float(np.mean([after > before for before, after in pairs]))
+            say(f'{what} networks consistently do better', f'in {share:.0%} of {len(pairs)} pairs alike in all else',
+                share > 0.95)  # fmt: skip
+    ladder = {setting[3].count(',') + 1: rows for setting, rows in runs.items()}
+    if sorted(ladder) == [3, 4, 5] and len(runs) == 3:
+        last, top = (
+            {d: f(row['test_acc'] for row in rows) for d, rows in ladder.items()} for f in (lambda r: [*r][-1], max)
+        )
+        say('the deepest network ends highest', ', '.join(f'{d} layers {v:.4f}' for d, v in last.items()),
+            max(last, key=last.get) == 5)  # fmt: skip
+        say('three layers reach the highest accuracy', ', '.join(f'{d} layers {v:.4f}' for d, v in top.items()),
+            max(top, key=top.get) == 3)  # fmt: skip
+    return lines
+
+
+def wider(setting: Setting) -> Setting:
+    """The setting with twice the width."""
+    units = ','.join(str(2 * int(width)) for width in setting[3].split(',') if width)
+    return (*setting[:3], units, setting[4])
+
+
+def deeper(setting: Setting) -> Setting:
+    """The setting with one hidden layer more, as wide as its first."""
+    return (*setting[:3], f'{setting[3]},{setting[3].split(",")[0]}', setting[4])
 
 
 def main() -> int:
