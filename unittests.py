@@ -1190,6 +1190,8 @@ class GridSearchTest(unittest.TestCase):
         self.search_here(self.directory / 'one')
         one, two = ((self.directory / name / self.CSV).read_text() for name in ('one', 'two'))
         self.assertEqual(one, two)
+        self.assertEqual(len(files_under(self.directory / 'two/figures')), 3)
+        self.assertEqual(done.stdout.count('best of 16'), 1)
 
 
 def grid_search_rows(path: Path) -> list[dict[str, object]]:
