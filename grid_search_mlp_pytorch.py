@@ -259,6 +259,7 @@ def write_results(
     results: Results, runs: list[tuple[tuple, list[Setting]]], store: dist.Store, is_alive: Callable[[], object]
 ) -> None:
     """Writes what the workers finish, and shows how far the search is; `is_alive` raises where they died."""
+    results.write_summary()
     costs = {' '.join(map(str, run)): arithmetic(run, max(s[-1] for s in settings)) for run, settings in runs}
     best = max((row['test_acc'] for row in results.rows), default=0.0)
     with tqdm(total=round(sum(costs.values()) / 1e9), unit='GFLOP', unit_scale=True, disable=None) as bar:
@@ -351,16 +352,19 @@ def search(flags: argparse.Namespace) -> None:
         if setting not in results.done():
             left.setdefault(setting[:-1], []).append(setting)
     runs = sorted(left.items(), key=lambda item: -arithmetic(item[0], item[1][-1][-1]))
+    if not (flags.dry_run or flags.plot):
+        if launched():
+            search_under_torchrun(flags, runs, results)
+        elif runs:
+            search_here(flags, runs, results)
+    if not is_main_process():
+        return
     if flags.dry_run:
         print_plan(flags, settings, runs, results)
-        return
-    if runs and not flags.plot:
-        results.write_summary()
-        (search_under_torchrun if launched() else search_here)(flags, runs, results)
-    if not results.rows:
-        raise FlagError(f'no results in {results.csv_path} to plot: run the search first')
-    if is_main_process():
+    elif results.rows:
         plot(results, name, raw.name, flags.output_dir)
+    else:
+        raise FlagError(f'no results in {results.csv_path} to plot: run the search first')
 
 
 def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list, results: Results) -> None:
