@@ -6,6 +6,7 @@ The batches come in the order of the NumPy reference; `--seed` chooses the initi
 """
 
 import argparse
+import os
 import sys
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import FlagError, OneLineParser, RunRecord, add_mlp_flags, main, make_parser
 from mlp_pytorch import BATCH_NORMS, MLP
-from training_pytorch import add_pytorch_flags, train_model
+from training_pytorch import add_pytorch_flags, launched, train_model
 
 
 def build_parser() -> OneLineParser:
@@ -34,8 +35,12 @@ def train(flags: argparse.Namespace, quiet: bool = False, alone: bool = False) -
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    if flags.batch_norm != 'none' and flags.batch_size < 2:
-        raise FlagError(f'--batch_norm {flags.batch_norm} needs a --batch_size of at least 2, got {flags.batch_size}')
+    n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
+    if flags.batch_norm != 'none' and flags.batch_size < 2 * n_ranks:
+        raise FlagError(
+            f'--batch_norm {flags.batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
+            f'got a --batch_size of {flags.batch_size}'
+        )
     torch.manual_seed(flags.seed)
     model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
     return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet, alone)

@@ -1059,7 +1059,7 @@ class TorchTrainingTest(unittest.TestCase):
             return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args)
 
         self.assertIn('rmsprop', refuse('--optimizer', 'RMSprop'))
-        self.assertIn('at least 2', refuse('--batch_norm', 'manual', '--batch_size', '1'))
+        self.assertIn('at least 2 examples', refuse('--batch_norm', 'manual', '--batch_size', '1'))
         self.assertIn('is a directory', refuse('--checkpoint', str(self.directory)))
         if not torch.cuda.is_available():
             self.assertIn('no such device', refuse('--device', 'cuda'))
