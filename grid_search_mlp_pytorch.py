@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -72,16 +73,37 @@ GRIDS = {
         'optimizer': ['adam'],
     },
 }
-SETTING = ('optimizer', 'learning_rate', 'batch_size', 'dnn_hidden_units', 'max_steps')  # the columns that name one
-RUN = SETTING[:-1]  # settings that agree in these come out of one run
-
 FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito's
+STYLES = ('-', '--', ':', '-.')
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 BASE_NAME = 'grid_search_mlp_pytorch'
 STORE_TIMEOUT = timedelta(days=365)  # a rank may wait for another as long as a run takes
 
-Setting = tuple  # of the values of SETTING
 Rows = list[dict[str, object]]
+
+
+class Setting(NamedTuple):
+    """What names one result of the search, and the CSV's first columns."""
+
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    dnn_hidden_units: str
+    max_steps: int
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of the hidden layers."""
+        return hidden_units(self.dnn_hidden_units)
+
+    @property
+    def run(self) -> str:
+        """The name of the run that answers it, which is that of all settings that differ in `max_steps` alone."""
+        return ' '.join(map(str, self[:-1]))
+
+
+Run = list[Setting]  # the settings that one run answers, by rising max_steps
 
 
 def optimizer_name(text: str) -> str:
@@ -113,38 +135,38 @@ def build_parser() -> OneLineParser:
 
 
 def searched_values(flags: argparse.Namespace) -> dict[str, list]:
-    """The values to try of each of SETTING: the grid's, or those on the command line with the trainer's defaults.
+    """The values to try of each field of a setting: the grid's, or the command line's with the trainer's defaults.
 
     Raises:
         FlagError: neither is given, or both.
     """
-    given = {flag: getattr(flags, flag) for flag in SETTING if getattr(flags, flag) is not None}
+    given = {flag: getattr(flags, flag) for flag in Setting._fields if getattr(flags, flag) is not None}
     if bool(given) == bool(flags.grid):
         raise FlagError('name either --grid full or additional, or lists of values such as --learning_rate 1e-3 2e-3')
     if flags.grid:
         return GRIDS[flags.grid]
     defaults = vars(train_mlp_pytorch.build_parser().parse_args([]))
     defaults['dnn_hidden_units'] = ','.join(map(str, defaults['dnn_hidden_units']))
-    return {flag: given.get(flag, [defaults[flag]]) for flag in SETTING}
+    return {flag: given.get(flag, [defaults[flag]]) for flag in Setting._fields}
 
 
 def all_settings(values: dict[str, list]) -> list[Setting]:
     """Every combination of the values, each once."""
-    return list(dict.fromkeys(itertools.product(*(values[flag] for flag in SETTING))))
+    combinations = itertools.product(*(values[flag] for flag in Setting._fields))
+    return [Setting(*combination) for combination in dict.fromkeys(combinations)]
 
 
 def sort_key(row: dict[str, object]) -> tuple:
     """The order of the CSV's rows, whatever order they were trained in."""
-    widths = [int(width) for width in row['dnn_hidden_units'].split(',') if width]
-    return row['optimizer'], row['learning_rate'], row['batch_size'], len(widths), widths, row['max_steps'], row['step']
+    setting = setting_of(row)
+    return *setting[:3], len(setting.widths), setting.widths, setting.max_steps, row['step']
 
 
-def arithmetic(run: tuple, max_steps: int) -> float:
+def arithmetic(run: Run) -> float:
     """The floating point operations of a run, roughly: forward, backward and update of every parameter."""
-    _, _, batch_size, units, *_ = run
-    widths = [N_PIXELS, *(int(width) for width in units.split(',') if width), N_CLASSES]
-    n_params = sum(a * b for a, b in itertools.pairwise(widths))
-    return n_params * max_steps * (6.0 * batch_size + 50)
+    longest = run[-1]
+    n_params = sum(a * b for a, b in itertools.pairwise([N_PIXELS, *longest.widths, N_CLASSES]))
+    return n_params * longest.max_steps * (6.0 * longest.batch_size + 50)
 
 
 # What is on disk
@@ -215,52 +237,49 @@ def is_divergence(row: dict[str, object]) -> bool:
 
 def setting_of(row: dict[str, object]) -> Setting:
     """The setting that a row belongs to."""
-    return tuple(row[flag] for flag in SETTING)
+    return Setting(*(row[flag] for flag in Setting._fields))
 
 
 # Training
 
 
-def train_run(run: tuple, settings: list[Setting], flags: argparse.Namespace) -> Rows:
-    """Trains one run at its settings' largest number of steps and returns the rows of every one of them."""
-    steps = sorted(setting[-1] for setting in settings)
+def train_run(run: Run, flags: argparse.Namespace) -> Rows:
+    """Trains a run at its settings' largest number of steps and returns the rows of every one of them."""
+    longest = run[-1]
     run_flags = argparse.Namespace(**{
-        **vars(flags), **dict(zip(RUN, run, strict=True)), 'dnn_hidden_units': hidden_units(run[3]),
-        'max_steps': steps[-1], 'also_evaluate': steps,
+        **vars(flags), **longest._asdict(), 'dnn_hidden_units': longest.widths,
+        'also_evaluate': [setting.max_steps for setting in run],
     })  # fmt: skip
     record = train_mlp_pytorch.train(run_flags, quiet=True, alone=True)
     if record.status == 'interrupted':
         raise KeyboardInterrupt
     rows = []
-    for max_steps in steps:
-        diverged = record.status == 'diverged' and record.rows[-1]['step'] <= max_steps
-        setting = {**dict(zip(RUN, run, strict=True)), 'max_steps': max_steps}
+    for setting in run:
+        diverged = record.status == 'diverged' and record.rows[-1]['step'] <= setting.max_steps
         status = 'diverged' if diverged else 'finished'
         for row in record.rows:
             regular = (row['step'] - 1) % flags.eval_freq == 0 or row is record.rows[-1]
-            if row['step'] == max_steps or (regular and row['step'] < max_steps):
-                rows.append({**setting, 'status': status, **row})
+            if row['step'] == setting.max_steps or (regular and row['step'] < setting.max_steps):
+                rows.append({**setting._asdict(), 'status': status, **row})
     return rows
 
 
-def work(flags: argparse.Namespace, runs: list[tuple[tuple, list[Setting]]], store: dist.Store) -> None:
+def work(flags: argparse.Namespace, runs: list[Run], store: dist.Store) -> None:
     """Trains one run after the other, as long as there are some that nobody has taken."""
     torch.set_num_threads(1)
     while (i := store.add('taken', 1) - 1) < len(runs):
         start = time.perf_counter()
-        rows = train_run(*runs[i], flags)
+        rows = train_run(runs[i], flags)
         number = store.add('finished', 1) - 1
-        store.set(f'result {number}', json.dumps([rows, ' '.join(map(str, runs[i][0])), time.perf_counter() - start]))
+        store.set(f'result {number}', json.dumps([rows, runs[i][0].run, time.perf_counter() - start]))
         while not store.check([f'written {number}']):
             time.sleep(0.02)
 
 
-def write_results(
-    results: Results, runs: list[tuple[tuple, list[Setting]]], store: dist.Store, is_alive: Callable[[], object]
-) -> None:
+def write_results(results: Results, runs: list[Run], store: dist.Store, is_alive: Callable[[], object]) -> None:
     """Writes what the workers finish, and shows how far the search is; `is_alive` raises where they died."""
     results.write_summary()
-    costs = {' '.join(map(str, run)): arithmetic(run, max(s[-1] for s in settings)) for run, settings in runs}
+    costs = {run[0].run: arithmetic(run) for run in runs}
     best = max((row['test_acc'] for row in results.rows), default=0.0)
     with tqdm(total=round(sum(costs.values()) / 1e9), unit='GFLOP', unit_scale=True, disable=None) as bar:
         for number in range(len(runs)):
@@ -275,7 +294,7 @@ def write_results(
             bar.update(round(costs[run] / 1e9))
 
 
-def work_for_parent(_: int, flags: argparse.Namespace, runs: list, port: int) -> None:
+def work_for_parent(_: int, flags: argparse.Namespace, runs: list[Run], port: int) -> None:
     """What a process that `search` started does."""
     try:
         work(flags, runs, dist.TCPStore('127.0.0.1', port, is_master=False, timeout=STORE_TIMEOUT))
@@ -283,7 +302,7 @@ def work_for_parent(_: int, flags: argparse.Namespace, runs: list, port: int) ->
         sys.exit(130)  # the parent was interrupted too, and says so
 
 
-def search_here(flags: argparse.Namespace, runs: list, results: Results) -> None:
+def search_here(flags: argparse.Namespace, runs: list[Run], results: Results) -> None:
     """Trains the runs in processes of its own, which this one writes for."""
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
     workers = torch.multiprocessing.spawn(
@@ -294,14 +313,12 @@ def search_here(flags: argparse.Namespace, runs: list, results: Results) -> None
         pass
 
 
-def search_under_torchrun(flags: argparse.Namespace, runs: list, results: Results) -> None:
+def search_under_torchrun(flags: argparse.Namespace, runs: list[Run], results: Results) -> None:
     """Trains the runs in the processes that torchrun started; rank 0 writes, in a thread, for all."""
     store, rank, _ = next(dist.rendezvous('env://', timeout=STORE_TIMEOUT))
     if rank > 0:
         store.wait(['runs'])
-        runs = [
-            (tuple(run), [tuple(setting) for setting in settings]) for run, settings in json.loads(store.get('runs'))
-        ]
+        runs = [[Setting(*setting) for setting in run] for run in json.loads(store.get('runs'))]
         work(flags, runs, store)
         return
     store.set('runs', json.dumps(runs))  # not every machine has the results that say what is left to do
@@ -341,17 +358,18 @@ def search(flags: argparse.Namespace) -> None:
     name = record_name(name + ('_validation' if flags.validation_size else ''), raw.name)
     for path in output_paths(flags.output_dir, name):
         check_can_write(path)
-    fixed = {flag: value for flag, value in vars(flags).items() if flag not in {*SETTING, *FREE}} | {
+    fixed = {flag: value for flag, value in vars(flags).items() if flag not in {*Setting._fields, *FREE}} | {
         'dataset': raw.name
     }
     results = Results(flags.output_dir, name, fixed)
 
     settings = all_settings(values)
-    left: dict[tuple, list[Setting]] = {}
-    for setting in settings:
-        if setting not in results.done():
-            left.setdefault(setting[:-1], []).append(setting)
-    runs = sorted(left.items(), key=lambda item: -arithmetic(item[0], item[1][-1][-1]))
+    done = results.done()
+    left: dict[str, Run] = {}
+    for setting in sorted(settings, key=lambda setting: setting.max_steps):
+        if setting not in done:
+            left.setdefault(setting.run, []).append(setting)
+    runs = sorted(left.values(), key=arithmetic, reverse=True)
     if not (flags.dry_run or flags.plot):
         if launched():
             search_under_torchrun(flags, runs, results)
@@ -367,20 +385,21 @@ def search(flags: argparse.Namespace) -> None:
         raise FlagError(f'no results in {results.csv_path} to plot: run the search first')
 
 
-def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list, results: Results) -> None:
+def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list[Run], results: Results) -> None:
     """What is left to do, and how long it may take."""
-    for (optimizer, learning_rate, batch_size, units), of_run in runs:
-        steps = ','.join(str(setting[-1]) for setting in of_run)
+    for run in runs:
+        optimizer, learning_rate, batch_size, units, _ = run[0]
+        steps = ','.join(str(setting.max_steps) for setting in run)
         print(f'{optimizer:<9} lr {learning_rate:<8g} batch {batch_size:<5} units {units:<20} steps {steps}')
-    n_left = sum(len(of_run) for _, of_run in runs)
+    n_left = sum(map(len, runs))
     print(f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}')
-    operations = sum(arithmetic(run, of_run[-1][-1]) for run, of_run in runs)
-    done = {tuple(row[flag] for flag in RUN): row['max_steps'] for row in results.rows}
-    speed = sum(arithmetic(run, steps) for run, steps in done.items()) / max(sum(results.seconds.values()), 1e-9)
-    basis = 'at the speed of the runs done'
-    if not done:
+    longest = {setting.run: setting for setting in sorted(results.done(), key=lambda setting: setting.max_steps)}
+    if longest:
+        speed = sum(arithmetic([setting]) for setting in longest.values()) / sum(results.seconds.values())
+        basis = 'at the speed of the runs done'
+    else:
         speed, basis = matrix_speed() / 3, 'at a third of the speed of bare matrix products'
-    hours = operations / speed / flags.processes / 3600
+    hours = sum(map(arithmetic, runs)) / speed / flags.processes / 3600
     print(f'time left on {flags.processes} process(es), {basis}: {hours:.2f} hours')
 
 
@@ -431,29 +450,30 @@ def plot(results: Results, name: str, dataset: str, output_dir: str) -> None:
 
 
 def plot_panel(runs: dict[Setting, Rows], title: str, path: Path) -> None:
-    """Draws the longest runs at the largest batch size: a panel for optimiser × learning rate, a line per network."""
-    batch_size, max_steps = max(setting[2] for setting in runs), max(setting[4] for setting in runs)
-    shown = {setting: rows for setting, rows in runs.items() if setting[2] == batch_size and setting[4] == max_steps}
-    optimizers = [name for name in OPTIMIZERS if any(setting[0] == name for setting in shown)]
-    rates = sorted({setting[1] for setting in shown}, reverse=True)
-    networks = list(
-        dict.fromkeys(setting[3] for setting in sorted(shown, key=lambda s: (len(s[3].split(',')), len(s[3]), s[3])))
-    )
-    n_rows, n_panels = len(optimizers), len(optimizers) * len(rates)
-    size = (10, 4.5) if n_panels == 1 else (12, 3 * n_rows + 1)
-    figure, panels = new_figure(f'{title}, batch {batch_size}', n_panels, n_rows, size)
-    colours, styles = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'), ('-', '--', ':', '-.')
-    by_width = len({units.split(',')[0] for units in networks}) > 1
-    widths = list(dict.fromkeys(units.split(',')[0] for units in networks))
-    depths = sorted({len(units.split(',')) for units in networks})
+    """Draws the longest runs at the largest batch size: a panel for optimiser × learning rate, a line per network.
+
+    The colour tells the width and the line's style the depth; where there is one width, the colour tells the depth too.
+    """
+    batch_size, max_steps = max(setting.batch_size for setting in runs), max(setting.max_steps for setting in runs)
+    shown = {setting: rows for setting, rows in runs.items() if setting[2::2] == (batch_size, max_steps)}
+    optimizers = [name for name in OPTIMIZERS if any(setting.optimizer == name for setting in shown)]
+    rates = sorted({setting.learning_rate for setting in shown}, reverse=True)
+    networks = {setting.dnn_hidden_units: setting.widths for setting in shown}
+    networks = dict(sorted(networks.items(), key=lambda item: (len(item[1]), item[1])))
+    depths = sorted({len(widths) for widths in networks.values()})
+    first_widths = sorted({widths[0] if widths else 0 for widths in networks.values()})
+
+    n_panels = len(optimizers) * len(rates)
+    size = (10, 4.5) if n_panels == 1 else (12, 3 * len(optimizers) + 1)
+    figure, panels = new_figure(f'{title}, batch {batch_size}', n_panels, len(optimizers), size)
     for panel, (optimizer, rate) in zip(panels, itertools.product(optimizers, rates), strict=True):
-        panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
-        for units in networks:
+        for units, widths in networks.items():
             rows = shown.get((optimizer, rate, batch_size, units, max_steps), [])
-            depth = depths.index(len(units.split(',')))
-            colour = widths.index(units.split(',')[0]) if by_width else depth
+            depth = depths.index(len(widths))
+            colour = first_widths.index(widths[0] if widths else 0) if len(first_widths) > 1 else depth
             panel.plot([row['step'] for row in rows], [row['test_acc'] for row in rows], label=units,
-                       color=colours[colour % len(colours)], linestyle=styles[depth % len(styles)])  # fmt: skip
+                       color=COLOURS[colour % len(COLOURS)], linestyle=STYLES[depth % len(STYLES)])  # fmt: skip
+        panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
         panel.set(xlabel='step', ylabel='test accuracy')
         panel.label_outer()
         panel.sharey(panels[0])
@@ -466,27 +486,32 @@ def plot_overview(best: dict[Setting, dict[str, float]], title: str, path: Path)
     """Draws every setting as a dot over each hyper-parameter's values, by optimiser, with the medians."""
     figure, panels = new_figure(title, 4, 2, (12, 8))
     offsets = {name: (i - 1) * 0.25 for i, name in enumerate(OPTIMIZERS)}
-    colours = dict(zip(OPTIMIZERS, ('#0072B2', '#D55E00', '#009E73'), strict=True))
-    columns = ((1, 'learning rate'), (3, 'hidden units'), (2, 'batch size'), (4, 'steps'))
+    colours = dict(zip(OPTIMIZERS, COLOURS, strict=False))
+    columns = {'learning_rate': 'learning rate', 'dnn_hidden_units': 'hidden units', 'batch_size': 'batch size',
+               'max_steps': 'steps'}  # fmt: skip
     spread = np.random.RandomState(0)
-    for panel, (column, label) in zip(panels, columns, strict=True):
-        order = (lambda value: (len(value.split(',')), len(value), value)) if column == 3 else None
-        values = sorted({setting[column] for setting in best}, key=order)
+    for panel, (column, label) in zip(panels, columns.items(), strict=True):
+        values = sorted({getattr(setting, column) for setting in best}, key=value_order)
         for optimizer, x in itertools.product(OPTIMIZERS, range(len(values))):
             dots = [row['test_acc'] for setting, row in best.items()
-                    if setting[0] == optimizer and setting[column] == values[x]]  # fmt: skip
+                    if (setting.optimizer, getattr(setting, column)) == (optimizer, values[x])]  # fmt: skip
             at = x + offsets[optimizer]
             panel.scatter(at + spread.uniform(-0.07, 0.07, len(dots)), dots, s=8, alpha=0.5, color=colours[optimizer],
                           linewidths=0, label=OPTIMIZER_TITLES[optimizer] if x == 0 else None)  # fmt: skip
             if dots:
                 panel.hlines(np.median(dots), at - 0.11, at + 0.11, color=colours[optimizer], linewidth=2)
-        names = [f'{value:g}' if column == 1 else str(value).replace(',', ',\n') for value in values]
+        names = [f'{value:g}' if isinstance(value, float) else str(value).replace(',', ',\n') for value in values]
         panel.set_xticks(range(len(values)), names)
         panel.set(xlabel=label, ylabel='best test accuracy')
     legend = panels[0].legend(markerscale=3, title='bar: median')
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     save_figure(figure, path)
+
+
+def value_order(value: float | str) -> tuple | float:
+    """The order of a hyper-parameter's values: numbers by size, networks by depth and then width."""
+    return (len(hidden_units(value)), hidden_units(value)) if isinstance(value, str) else value
 
 
 def findings(runs: dict[Setting, Rows]) -> list[str]:
@@ -499,11 +524,11 @@ def findings(runs: dict[Setting, Rows]) -> list[str]:
 
     def mean(optimizer: str, rate: float, deep: bool = True, shallow: bool = True) -> float:
         chosen = [accuracy for setting, accuracy in best.items() if setting[:2] == (optimizer, rate)
-                  and (deep if ',' in setting[3] else shallow)]  # fmt: skip
+                  and (deep if len(setting.widths) > 1 else shallow)]  # fmt: skip
         return float(np.mean(chosen))
 
-    grid = {(setting[0], setting[1]) for setting in best}
-    if grid >= set(itertools.product(OPTIMIZERS, (2e-2, 2e-3, 2e-4))):
+    if best.keys() >= set(all_settings(GRIDS['full'])):
+        grid = {setting[:2] for setting in best}
         means = {key: mean(*key) for key in grid}
 
         def at(rate: float) -> str:
@@ -519,17 +544,17 @@ def findings(runs: dict[Setting, Rows]) -> list[str]:
         say('SGD and Adam do better at 0.002 and at 0.0002 than at 0.02, Adadelta does not', f'at 0.002 {at(2e-3)}',
             all(means[name, rate] > means[name, 2e-2] for name in ('sgd', 'adam') for rate in (2e-3, 2e-4))
             and means['adadelta', 2e-2] > max(means['adadelta', 2e-3], means['adadelta', 2e-4]))  # fmt: skip
-        top = {name: max((s for s in best if s[0] == name), key=best.get) for name in ('sgd', 'adam')}
+        top = {name: max((s for s in best if s.optimizer == name), key=best.get) for name in ('sgd', 'adam')}
         say('SGD and Adam reach their highest accuracy at the smallest learning rate',
-            ', '.join(f'{OPTIMIZER_TITLES[name]} {best[s]:.4f} at {s[1]:g}' for name, s in top.items()),
-            all(setting[1] == 2e-4 for setting in top.values()))  # fmt: skip
+            ', '.join(f'{OPTIMIZER_TITLES[name]} {best[s]:.4f} at {s.learning_rate:g}' for name, s in top.items()),
+            all(setting.learning_rate == 2e-4 for setting in top.values()))  # fmt: skip
     for what, larger in (('wider', wider), ('deeper', deeper)):
         pairs = [(accuracy, best[larger(setting)]) for setting, accuracy in best.items() if larger(setting) in best]
         if len(pairs) > 10:
             share = float(np.mean([after > before for before, after in pairs]))
             say(f'{what} networks consistently do better', f'in {share:.0%} of {len(pairs)} pairs alike in all else',
                 share > 0.95)  # fmt: skip
-    ladder = {setting[3].count(',') + 1: rows for setting, rows in runs.items()}
+    ladder = {len(setting.widths): rows for setting, rows in runs.items()}
     if sorted(ladder) == [3, 4, 5] and len(runs) == 3:
         last, top = (
             {d: f(row['test_acc'] for row in rows) for d, rows in ladder.items()} for f in (lambda r: [*r][-1], max)
@@ -543,13 +568,12 @@ def findings(runs: dict[Setting, Rows]) -> list[str]:
 
 def wider(setting: Setting) -> Setting:
     """The setting with twice the width."""
-    units = ','.join(str(2 * int(width)) for width in setting[3].split(',') if width)
-    return (*setting[:3], units, setting[4])
+    return setting._replace(dnn_hidden_units=','.join(str(2 * width) for width in setting.widths))
 
 
 def deeper(setting: Setting) -> Setting:
-    """The setting with one hidden layer more, as wide as its first."""
-    return (*setting[:3], f'{setting[3]},{setting[3].split(",")[0]}', setting[4])
+    """The setting with one hidden layer more, as wide as its last."""
+    return setting._replace(dnn_hidden_units=','.join(map(str, setting.widths + setting.widths[-1:])))
 
 
 def main() -> int:

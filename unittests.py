@@ -1139,7 +1139,7 @@ class GridSearchTest(unittest.TestCase):
 
     def test_the_report_s_grids(self) -> None:
         full, additional = (grid_search.all_settings(grid_search.GRIDS[grid]) for grid in ('full', 'additional'))
-        self.assertEqual((len(set(full)), len({setting[:-1] for setting in full}), len(additional)), (486, 243, 3))
+        self.assertEqual((len(set(full)), len({setting.run for setting in full}), len(additional)), (486, 243, 3))
 
     def test_a_short_run_is_the_beginning_of_a_long_one(self) -> None:
         """Every setting has just the rows that training it on its own gives."""
@@ -1149,12 +1149,12 @@ class GridSearchTest(unittest.TestCase):
         self.assertEqual(len(settings), 16)
         torch.set_num_threads(1)
         for setting in settings:
-            args = [f'--{flag}={value}' for flag, value in zip(grid_search.SETTING, setting, strict=True)]
+            args = [f'--{flag}={value}' for flag, value in setting._asdict().items()]
             flags = ['--dataset', 'synthetic', '--eval_freq', '10', *args]
             record = train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), quiet=True)
             of_setting = [row for row in rows if grid_search.setting_of(row) == setting]
             self.assertEqual({row['status'] for row in of_setting}, {record.status})
-            self.assertEqual(record.status, 'diverged' if setting[1] == 1e30 else 'finished')
+            self.assertEqual(record.status, 'diverged' if setting.learning_rate == 1e30 else 'finished')
             for row, expected in zip(of_setting, record.rows, strict=True):
                 for key, value in expected.items():
                     np.testing.assert_equal(row[key], value)
