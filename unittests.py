@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 import cifar10_utils
+import compare_batch_norm
 import experiment
 import grid_search_mlp_pytorch as grid_search
 import train_mlp_numpy
@@ -1196,6 +1197,27 @@ class GridSearchTest(unittest.TestCase):
 
 def grid_search_rows(path: Path) -> list[dict[str, object]]:
     return [grid_search.read_row(row) for row in read_rows(path)]
+
+
+class CompareBatchNormTest(unittest.TestCase):
+    def test_end_to_end_on_the_stand_in(self) -> None:
+        args = ['--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3', '--seeds', '1,2']
+        with temporary_directory() as directory, contextlib.redirect_stdout(io.StringIO()) as stdout:
+            argv = ['compare_batch_norm.py', *args, '--output_dir', str(directory)]
+            with mock.patch.object(sys, 'argv', argv):
+                status = experiment.main(
+                    'batch_norm_mlp_pytorch', compare_batch_norm.build_parser(), compare_batch_norm.train
+                )
+            rows = read_rows(directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
+            summary = json.loads((directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
+            self.assertTrue((directory / 'figures/batch_norm_mlp_pytorch_synthetic.png').exists())
+        self.assertEqual((status, len(rows)), (0, 12))
+        best = [
+            max(float(row['test_acc']) for row in rows if (row['batch_norm'], row['seed']) == ('manual', seed))
+            for seed in ('1', '2')
+        ]
+        self.assertAlmostEqual(summary['test_acc']['manual']['best_mean'], sum(best) / 2)
+        self.assertIn(f'{sum(best) / 2:.3f} ±', stdout.getvalue())
 
 
 class CommittedResultsTest(unittest.TestCase):
