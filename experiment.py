@@ -391,6 +391,10 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
         for part, colour in COLOURS.items():
             if f'{part}_{key}' in rows[0]:
                 panel.plot(steps, [row[f'{part}_{key}'] for row in rows], color=colour, label=LABELS[part], marker='.')
+        shown = [row[f'{part}_{key}'] for row in rows for part in COLOURS if f'{part}_{key}' in row]
+        shown = [value for value in shown if math.isfinite(value) and value > 0]
+        if key == 'loss' and shown and max(shown) > 10 * min(shown):
+            panel.set_yscale('log')  # or the first steps would flatten all that follows
         panel.set(xlabel='step', ylabel=label)
         panel.legend()
     save_figure(figure, path)
