@@ -16,6 +16,7 @@ from tqdm import tqdm
 import train_mlp_pytorch
 from experiment import (
     DATASET_TITLES,
+    PALETTE,
     FlagError,
     OneLineParser,
     main,
@@ -29,7 +30,7 @@ from experiment import (
     write_json,
 )
 
-VARIANTS = {'none': ('without', '#D55E00'), 'manual': ('with batch normalisation', '#0072B2')}
+VARIANTS = {'none': ('without', PALETTE[1]), 'manual': ('with batch normalisation', PALETTE[0])}
 
 
 def build_parser() -> OneLineParser:
@@ -95,7 +96,7 @@ class Comparison:
         steps = sorted({row['step'] for row in self.rows})
         lines = [(both, *VARIANTS[batch_norm], self.test_accuracies(batch_norm)) for batch_norm in VARIANTS]
         gain = self.test_accuracies('manual') - self.test_accuracies('none')
-        lines.append((difference, 'with minus without', '#009E73', gain))
+        lines.append((difference, 'with minus without', PALETTE[2], gain))
         for panel, label, colour, values in lines:
             panel.plot(steps, values.mean(axis=0), color=colour, label=label, marker='.')
             panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)

@@ -357,8 +357,9 @@ def check_can_write(path: Path) -> None:
 # The figure
 
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = {'train': '#0072B2', 'test': '#D55E00', 'val': '#009E73'}
+# Okabe and Ito's colours, which colour-blind readers can tell apart: blue, vermilion, green, purple, orange, sky.
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+COLOURS = dict(zip(('train', 'test', 'val'), PALETTE, strict=False))
 LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
 
 

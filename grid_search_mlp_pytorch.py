@@ -36,6 +36,7 @@ import train_mlp_pytorch
 from cifar10_utils import N_CLASSES, N_PIXELS, DataError, load
 from experiment import (
     DATASET_TITLES,
+    PALETTE,
     FlagError,
     OneLineParser,
     best_row,
@@ -74,7 +75,6 @@ GRIDS = {
     },
 }
 FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito's
 STYLES = ('-', '--', ':', '-.')
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 BASE_NAME = 'grid_search_mlp_pytorch'
@@ -472,7 +472,7 @@ def plot_panel(runs: dict[Setting, Rows], title: str, path: Path) -> None:
             depth = depths.index(len(widths))
             colour = first_widths.index(widths[0] if widths else 0) if len(first_widths) > 1 else depth
             panel.plot([row['step'] for row in rows], [row['test_acc'] for row in rows], label=units,
-                       color=COLOURS[colour % len(COLOURS)], linestyle=STYLES[depth % len(STYLES)])  # fmt: skip
+                       color=PALETTE[colour % len(PALETTE)], linestyle=STYLES[depth % len(STYLES)])  # fmt: skip
         panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
         panel.set(xlabel='step', ylabel='test accuracy')
         panel.label_outer()
@@ -486,7 +486,7 @@ def plot_overview(best: dict[Setting, dict[str, float]], title: str, path: Path)
     """Draws every setting as a dot over each hyper-parameter's values, by optimiser, with the medians."""
     figure, panels = new_figure(title, 4, 2, (12, 8))
     offsets = {name: (i - 1) * 0.25 for i, name in enumerate(OPTIMIZERS)}
-    colours = dict(zip(OPTIMIZERS, COLOURS, strict=False))
+    colours = dict(zip(OPTIMIZERS, PALETTE, strict=False))
     columns = {'learning_rate': 'learning rate', 'dnn_hidden_units': 'hidden units', 'batch_size': 'batch size',
                'max_steps': 'steps'}  # fmt: skip
     spread = np.random.RandomState(0)
