@@ -278,6 +278,7 @@ class RunRecord:
             'last': self.rows[-1],
             'flags': self.flags,
             'versions': versions(),
+            'machine': machine(),
         }
         write_json(json_path, summary)
         plot_curves(self.rows, self.title, png_path)
@@ -288,6 +289,16 @@ def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that this process has imported."""
     used = [name for name in ('numpy', 'torch', 'matplotlib') if name in sys.modules]
     return {'python': platform.python_version()} | {name: version(name) for name in used}
+
+
+def machine() -> str:
+    """The processor that this process runs on and the number of its cores, such as 'AMD EPYC 7763, 2 cores'."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux alone has the file, and alone says too little above
+        models = [line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
+                  if line.startswith('model name')]  # fmt: skip
+        name = models[0] if models else name
+    return f'{name}, {os.cpu_count()} cores'
 
 
 # Files

@@ -44,6 +44,7 @@ from experiment import (
     check_same_flags,
     hidden_units,
     is_main_process,
+    machine,
     new_figure,
     output_paths,
     plot_curves,
@@ -173,7 +174,10 @@ def arithmetic(run: Run) -> float:
 
 
 class Results:
-    """The search's CSV and the summary beside it: which settings are done, and how long each run took.
+    """The search's CSV and the summary beside it: which settings are done, and what each run took.
+
+    `times` has two numbers for each run: its own wall-clock and core-seconds. `wall_seconds` is how long the search has
+    run until its last result, over all its starts.
 
     Args:
         output_dir, name: where the files lie.
@@ -187,12 +191,13 @@ class Results:
         self.csv_path, self.json_path, _ = output_paths(output_dir, name)
         self.fixed = fixed
         self.rows: Rows = []
-        self.seconds: dict[str, float] = {}
+        self.times: dict[str, dict[str, float]] = {}
+        self.wall_seconds = 0.0
         if not self.csv_path.exists():
             return
         try:
             summary = json.loads(self.json_path.read_text())
-            saved, self.seconds = summary['flags'], summary['seconds']
+            saved, self.times, self.wall_seconds = summary['flags'], summary['times'], summary['wall_seconds']
             # A last line without its end was cut short; its setting lacks its last row then, and is trained again.
             lines = [line for line in self.csv_path.read_text().splitlines(keepends=True) if line.endswith('\n')]
             rows = [read_row(row) for row in csv.DictReader(lines)]
@@ -206,20 +211,25 @@ class Results:
         """The settings that are on disk, whole."""
         return {setting_of(row) for row in self.rows}
 
-    def add(self, rows: Rows, run: str, seconds: float) -> None:
+    def start_clock(self) -> None:
+        """Starts, or goes on with, the count of `wall_seconds`."""
+        self.started = time.perf_counter() - self.wall_seconds
+
+    def add(self, rows: Rows, run: str, times: dict[str, float]) -> None:
         """Adds a finished run's rows, but for settings that are there already, and writes everything anew."""
         done = self.done()
         self.rows += [row for row in rows if setting_of(row) not in done]
         self.rows.sort(key=sort_key)
-        self.seconds[run] = seconds
-        write_csv(self.csv_path, self.rows)
+        self.times[run] = times
+        self.wall_seconds = time.perf_counter() - self.started
         self.write_summary()
+        write_csv(self.csv_path, self.rows)
 
     def write_summary(self) -> None:
-        """Writes the JSON; it comes before the first row and says what rows there may be."""
+        """Writes the JSON; it comes before the rows that it speaks of, so that none is ever without it."""
         write_json(self.json_path, {
-            'flags': self.fixed, 'versions': versions(), 'core_seconds': sum(self.seconds.values()),
-            'seconds': self.seconds,
+            'flags': self.fixed, 'versions': versions(), 'machine': machine(), 'wall_seconds': self.wall_seconds,
+            'core_seconds': sum(times['core_seconds'] for times in self.times.values()), 'times': self.times,
         })  # fmt: skip
 
 
@@ -268,16 +278,18 @@ def work(flags: argparse.Namespace, runs: list[Run], store: dist.Store) -> None:
     """Trains one run after the other, as long as there are some that nobody has taken."""
     torch.set_num_threads(1)
     while (i := store.add('taken', 1) - 1) < len(runs):
-        start = time.perf_counter()
+        wall, core = time.perf_counter(), time.process_time()
         rows = train_run(runs[i], flags)
+        times = {'wall_seconds': time.perf_counter() - wall, 'core_seconds': time.process_time() - core}
         number = store.add('finished', 1) - 1
-        store.set(f'result {number}', json.dumps([rows, runs[i][0].run, time.perf_counter() - start]))
+        store.set(f'result {number}', json.dumps([rows, runs[i][0].run, times]))
         while not store.check([f'written {number}']):
             time.sleep(0.02)
 
 
 def write_results(results: Results, runs: list[Run], store: dist.Store, is_alive: Callable[[], object]) -> None:
     """Writes what the workers finish, and shows how far the search is; `is_alive` raises where they died."""
+    results.start_clock()
     results.write_summary()
     costs = {run[0].run: arithmetic(run) for run in runs}
     best = max((row['test_acc'] for row in results.rows), default=0.0)
@@ -286,8 +298,8 @@ def write_results(results: Results, runs: list[Run], store: dist.Store, is_alive
             while not store.check([f'result {number}']):
                 is_alive()
                 time.sleep(0.02)
-            rows, run, seconds = json.loads(store.get(f'result {number}'))
-            results.add(rows, run, seconds)
+            rows, run, times = json.loads(store.get(f'result {number}'))
+            results.add(rows, run, times)
             store.set(f'written {number}', '1')
             best = max(best, *(row['test_acc'] for row in rows))
             bar.set_postfix_str(f'{number + 1}/{len(runs)} runs, best test accuracy {best:.4f}')
@@ -395,7 +407,9 @@ def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list[Ru
     print(f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}')
     longest = {setting.run: setting for setting in sorted(results.done(), key=lambda setting: setting.max_steps)}
     if longest:
-        speed = sum(arithmetic([setting]) for setting in longest.values()) / sum(results.seconds.values())
+        speed = sum(arithmetic([setting]) for setting in longest.values()) / sum(
+            results.times[run]['wall_seconds'] for run in longest
+        )
         basis = 'at the speed of the runs done'
     else:
         speed, basis = matrix_speed() / 3, 'at a third of the speed of bare matrix products'
