@@ -1,0 +1,65 @@
+"""What the tests share: the real data where it is at hand, temporary directories, and scripts run as a user does."""
+
+import contextlib
+import csv
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import types
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import cifar10_utils
+import experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA_DIRS = (os.environ.get('CIFAR10_DIR', 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
+REAL_DATA = next((Path(path) for path in DATA_DIRS if cifar10_utils.find_batches(Path(path))), None)
+needs_real_data = unittest.skipUnless(REAL_DATA, 'no CIFAR-10 at hand: set CIFAR10_DIR to where it is')
+
+# A proxy at a port that nothing listens on: to a script run with this environment the network is dead.
+NO_NETWORK = {**os.environ, 'http_proxy': 'http://127.0.0.1:9', 'https_proxy': 'http://127.0.0.1:9', 'no_proxy': ''}
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def files_under(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob('*'))
+
+
+def run_script(script: str, *args: str, **kwargs: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / script, *args], capture_output=True, text=True, timeout=60, **kwargs
+    )  # fmt: skip
+
+
+def torchrun(*args: object) -> subprocess.CompletedProcess:
+    """A script in two processes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *args]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def refused(test: unittest.TestCase, name: str, script: types.ModuleType, *args: str) -> str:
+    """The one line with which a script, run in this process, refuses these arguments; it must write nothing."""
+    with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        argv = [f'{script.__name__}.py', '--dataset', 'synthetic', '--output_dir', str(directory), *args]
+        with mock.patch.object(sys, 'argv', argv), test.assertRaises(SystemExit) as caught:
+            experiment.main(name, script.build_parser(), script.train)
+        test.assertEqual(caught.exception.code, 2)
+        test.assertEqual(files_under(directory), [])
+    test.assertEqual(stderr.getvalue().count('\n'), 1, stderr.getvalue())
+    return stderr.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path) as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,178 @@
+"""The record of a run, and `train_mlp_numpy.py` from its flags to its files."""
+
+import contextlib
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+
+import experiment
+import train_mlp_numpy
+from tests.helpers import (
+    REAL_DATA,
+    ROOT,
+    files_under,
+    needs_real_data,
+    read_rows,
+    refused,
+    run_script,
+    temporary_directory,
+)
+
+
+class RecordTest(unittest.TestCase):
+    def follow(self, losses: list[float]) -> experiment.RunRecord:
+        flags = {'max_steps': len(losses), 'eval_freq': 2}
+        record = experiment.RunRecord('mlp', 'MLP', flags, 'cifar10', quiet=True)
+        with record.running() as steps:
+            for step in steps:
+                if record.evaluation_due(step, losses[step]):
+                    record.add(step, (0.5, losses[step]), (0.1 * (step % 3), 1.0))
+        return record
+
+    def test_evaluations(self) -> None:
+        record = self.follow([1.0] * 5)
+        self.assertEqual([row['step'] for row in record.rows], [1, 3, 5])
+        self.assertEqual(record.best()['step'], 3)
+        self.assertEqual(record.status, 'finished')
+        self.assertEqual([row['step'] for row in self.follow([1.0] * 4).rows], [1, 3, 4])
+
+    def test_divergence_ends_the_run(self) -> None:
+        record = self.follow([1.0, math.nan, 1.0, 1.0, 1.0])
+        self.assertEqual([row['step'] for row in record.rows], [1, 2])
+        self.assertEqual(record.status, 'diverged')
+        with temporary_directory() as directory:
+            record.write(directory)
+            self.assertIsNone(json.loads((directory / 'results/mlp.json').read_text())['last']['train_loss'])
+
+    def test_best_is_picked_by_validation_accuracy_where_there_is_one(self) -> None:
+        record = experiment.RunRecord('mlp', 'MLP', {'max_steps': 3}, 'cifar10', quiet=True)
+        with record.running():
+            record.add(0, (0.5, 1.0), (0.9, 1.0), (0.2, 1.0))
+            record.add(2, (0.5, 1.0), (0.1, 1.0), (0.3, 1.0))
+        self.assertEqual(record.best()['step'], 3)
+        self.assertIn('validation', record.table())
+
+    def test_a_file_that_cannot_be_finished_leaves_the_old_one(self) -> None:
+        with temporary_directory() as directory:
+            path = directory / 'file'
+            path.write_text('old')
+            with self.assertRaises(RuntimeError), experiment.atomic_file(path) as file:
+                file.write(b'half of the n')
+                raise RuntimeError
+            self.assertEqual((path.read_text(), files_under(directory)), ('old', ['file']))
+
+
+class TrainMLPNumpyTest(unittest.TestCase):
+    def refused(self, *args: str) -> str:
+        return refused(self, 'mlp_numpy', train_mlp_numpy, *args)
+
+    def test_bad_flags(self) -> None:
+        self.assertIn('--no_such_flag', self.refused('--no_such_flag', '1'))
+        self.assertIn('--max_step', self.refused('--max_step', '1'))  # no abbreviations
+        for units in ('100,,50', '-3', 'abc', '0', '1e2', ','):
+            self.assertIn(repr(units), self.refused(f'--dnn_hidden_units={units}'))
+        for flag in ('learning_rate', 'max_steps', 'batch_size', 'eval_freq'):
+            for value in ('0', '-1', 'nan', 'inf', 'abc', ''):
+                self.assertRegex(self.refused(f'--{flag}={value}'), f"--{flag}.*got '{value}'")
+        self.assertIn('10000', self.refused('--batch_size', '10001'))
+        self.assertIn('got 10001', self.refused('--validation_size', '10001'))
+        self.assertIn("got '-1'", self.refused('--validation_size=-1'))
+        self.assertIn('at most 0', self.refused('--validation_size', '10000'))
+        self.assertIn("got '-0.1'", self.refused('--neg_slope=-0.1'))
+        self.assertIn('float16', self.refused('--dtype', 'float16'))
+
+    def test_an_output_directory_that_cannot_be_written(self) -> None:
+        with temporary_directory() as directory:
+            (directory / 'file').touch()
+            self.assertIn('Not a directory', self.refused('--output_dir', str(directory / 'file/below')))
+            (directory / 'results/mlp_numpy.csv').mkdir(parents=True)
+            self.assertIn('is a directory', self.refused('--output_dir', str(directory)))
+            self.assertEqual(files_under(directory), ['file', 'results', 'results/mlp_numpy.csv'])
+        if Path('/proc/self').exists():
+            self.assertIn('cannot write', self.refused('--output_dir', '/proc/self'))
+
+    def test_end_to_end_on_the_stand_in(self) -> None:
+        with temporary_directory() as directory:
+            done = run_script(
+                'train_mlp_numpy.py', '--dataset', 'synthetic', '--output_dir', directory, '--max_steps', '250',
+                '--eval_freq', '100', '--dnn_hidden_units', '50,20', '--neg_slope', '0.1', '--validation_size', '1000',
+                '--dtype', 'float32', '--learning_rate', '5e-3',
+            )  # fmt: skip
+            self.assertEqual((done.returncode, done.stderr), (0, ''))
+            self.assertRegex(done.stdout, r'training +accuracy +0\.\d{3} +0\.\d{3}')
+            self.assertEqual(
+                files_under(directory),
+                ['figures', 'figures/mlp_numpy_synthetic.png', 'results']
+                + [f'results/mlp_numpy_synthetic.{suffix}' for suffix in ('csv', 'json')],
+            )
+            path = directory / 'results/mlp_numpy_synthetic.csv'
+            header, rows = path.read_text().split('\n')[0], read_rows(path)
+            self.assertEqual(header, 'step,train_acc,train_loss,test_acc,test_loss,val_acc,val_loss')
+            self.assertEqual([row['step'] for row in rows], ['1', '101', '201', '250'])
+            summary = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())
+            self.assertEqual(summary['last'], {key: json.loads(value) for key, value in rows[-1].items()})
+            self.assertEqual((summary['dataset'], summary['status']), ('synthetic', 'finished'))
+            self.assertEqual(summary['flags']['dnn_hidden_units'], [50, 20])
+            self.assertEqual(summary['versions']['numpy'], np.__version__)
+            png = (directory / 'figures/mlp_numpy_synthetic.png').read_bytes()
+            self.assertEqual(png[:8], b'\x89PNG\r\n\x1a\n')
+
+    def test_the_stand_in_is_learnt_but_not_exhausted(self) -> None:
+        args = ['--dataset', 'synthetic', '--dtype', 'float32', '--max_steps', '800']
+        with contextlib.redirect_stdout(io.StringIO()):
+            best = train_mlp_numpy.train(train_mlp_numpy.build_parser().parse_args(args)).best()
+        self.assertGreater(best['test_acc'], 0.3)
+        self.assertLess(best['test_acc'], 0.7)
+
+    def test_divergence_is_a_result(self) -> None:
+        with temporary_directory() as directory:
+            args = ('--dataset', 'synthetic', '--output_dir', directory, '--learning_rate', '1e300')
+            done = run_script('train_mlp_numpy.py', *args)
+            self.assertEqual((done.returncode, done.stderr), (0, ''))
+            summary = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())
+        self.assertEqual(summary['status'], 'diverged')
+        self.assertLess(summary['last']['step'], 1500)
+        self.assertIn(f'diverged at step {summary["last"]["step"]}', done.stdout)
+
+    def test_ctrl_c_keeps_what_was_recorded(self) -> None:
+        with temporary_directory() as directory:
+            args = ('--dataset', 'synthetic', '--output_dir', directory, '--max_steps', '1000000', '--eval_freq', '10')
+            process = subprocess.Popen(
+                [sys.executable, '-u', ROOT / 'train_mlp_numpy.py', *args],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=30)
+            self.assertEqual((process.returncode, stderr), (130, ''))
+            summary = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())
+            self.assertEqual(summary['status'], 'interrupted')
+            self.assertTrue((directory / 'figures/mlp_numpy_synthetic.png').exists())
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        done = subprocess.run(
+            [sys.executable, '-X', 'importtime', ROOT / 'train_mlp_numpy.py', '--help'], capture_output=True, text=True
+        )
+        self.assertIn('--dnn_hidden_units', done.stdout)
+        imported = {line.split('|')[-1].strip().split('.')[0] for line in done.stderr.splitlines()}
+        self.assertIn('numpy', imported)
+        self.assertFalse(imported & {'torch', 'torchvision', 'matplotlib'})
+
+    @needs_real_data
+    def test_reference_protocol(self) -> None:
+        """The first 201 steps give the committed curve, whose last rows are Table 1 of the report."""
+        expected = read_rows(ROOT / 'results/mlp_numpy.csv')
+        flags = train_mlp_numpy.build_parser().parse_args(['--data_dir', str(REAL_DATA), '--max_steps', '201'])
+        with contextlib.redirect_stdout(io.StringIO()):
+            record = train_mlp_numpy.train(flags)
+        self.assertEqual(len(record.rows), 3)
+        for row, expected_row in zip(record.rows, expected[:3], strict=True):
+            for key, value in row.items():
+                self.assertAlmostEqual(value, float(expected_row[key]), delta=1e-7)
