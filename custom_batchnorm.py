@@ -4,6 +4,8 @@ For x (n_batch, n_neurons), with mean and variance taken over the batch, neuron 
 
     x_hat = (x − mean) / √(var + eps)
     out   = gamma · x_hat + beta
+
+REPORT.md derives the backward pass (its question 3.2 a).
 """
 
 import torch
@@ -101,9 +103,9 @@ class CustomBatchNormManualFunction(torch.autograd.Function):
     def backward(ctx: FunctionCtx, dout: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients, with sums over the batch, of those inputs that ask for one.
 
-        dbeta  = Σ dout
-        dgamma = Σ dout · x_hat
-        dx     = gamma / √(var + eps) · (dout − dbeta / n_batch − x_hat · dgamma / n_batch)
+        dbeta  = Σ dout                                                                      (Eq. 19)
+        dgamma = Σ dout · x_hat                                                              (Eq. 20)
+        dx     = gamma / √(var + eps) · (dout − dbeta / n_batch − x_hat · dgamma / n_batch)  (Eq. 25)
         """
         needs_dx, needs_dgamma, needs_dbeta = ctx.needs_input_grad[:3]
         dx = dgamma = dbeta = None

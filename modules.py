@@ -2,7 +2,7 @@
 
 Each module states its forward formula and its backward rule, keeps in `forward` exactly what its `backward` needs, and
 `backward(dout)` turns the loss's gradient with respect to the module's output into the one with respect to its input.
-Every array has one row per example: x is (n_batch, n_in), dout is (n_batch, n_out).
+Every array has one row per example: x is (n_batch, n_in), dout is (n_batch, n_out). REPORT.md derives the equations.
 """
 
 import numpy as np
@@ -53,7 +53,7 @@ class LinearModule:
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Fills `grads` and returns the gradient with respect to x: dx = dout W.
+        """Fills `grads` and returns the gradient with respect to x: dx = dout W (Eq. 16).
 
         Raises:
             ValueError: dout (n_batch, out_features) has another shape than the last output.
@@ -62,7 +62,11 @@ class LinearModule:
         return dout @ self.params['weight']
 
     def backward_params(self, dout: np.ndarray) -> None:
-        """Fills `grads` alone, which is all that a network's first layer needs: dW = doutᵀ x, db = Σ_batch dout."""
+        """Fills `grads` alone, which is all that a network's first layer needs.
+
+        dW = doutᵀ x        (Eq. 17)
+        db = Σ_batch dout   (Eq. 18)
+        """
         check_shape('dout', dout, (len(self.x), len(self.params['bias'])))
         np.matmul(dout.T, self.x, out=self.grads['weight'])
         np.sum(dout, axis=0, out=self.grads['bias'])
@@ -77,7 +81,7 @@ class ReLUModule:
         return self.out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
-        """The gradient with respect to x: dx = dout where x > 0, else 0 (at x = 0 as well, by choice).
+        """The gradient with respect to x: dx = dout where x > 0, else 0 (Eq. 15 with a = 0).
 
         Raises:
             ValueError: dout has another shape than the last output.
@@ -98,7 +102,7 @@ class LeakyReLUModule:
         return self.slope * x
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
-        """The gradient with respect to x: dx = dout where x > 0, else neg_slope · dout.
+        """The gradient with respect to x: dx = dout where x > 0, else neg_slope · dout (Eq. 15).
 
         Raises:
             ValueError: dout has another shape than the last output.
@@ -123,9 +127,9 @@ class SoftMaxModule:
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
-        """The gradient with respect to x: dx_j = out_j (dout_j − Σ_i dout_i out_i).
+        """The gradient with respect to x: dx_j = out_j (dout_j − Σ_i dout_i out_i) (Eq. 13).
 
-        This is dout times the Jacobian ∂out_i/∂x_j = out_i (δ_ij − out_j), which is never built.
+        This is dout times the Jacobian of Eq. 2, which is never built.
 
         Raises:
             ValueError: dout has another shape than the last output.
@@ -149,7 +153,7 @@ class CrossEntropyModule:
         return float(-(y * np.log(x + self.EPS)).sum() / len(x))
 
     def backward(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The gradient with respect to x: dx = −y / (x + 1e-10) / n_batch.
+        """The gradient with respect to x: dx = −y / (x + 1e-10) / n_batch (Eq. 12).
 
         Raises:
             ValueError: the shapes differ.
