@@ -198,9 +198,7 @@ class Results:
         try:
             summary = json.loads(self.json_path.read_text())
             saved, self.times, self.wall_seconds = summary['flags'], summary['times'], summary['wall_seconds']
-            # A last line without its end was cut short; its setting lacks its last row then, and is trained again.
-            lines = [line for line in self.csv_path.read_text().splitlines(keepends=True) if line.endswith('\n')]
-            rows = [read_row(row) for row in csv.DictReader(lines)]
+            rows = read_rows(self.csv_path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlagError(f'{self.csv_path} or the JSON beside it is damaged ({error}): move both away') from error
         check_same_flags(f'{self.csv_path} (use another --output_dir for this one)', saved, fixed)
@@ -233,11 +231,15 @@ class Results:
         })  # fmt: skip
 
 
-def read_row(row: dict[str, str]) -> dict[str, object]:
-    """A row of the CSV with its numbers as numbers."""
+def read_rows(path: Path) -> Rows:
+    """The rows of a search's CSV, with its numbers as numbers.
+
+    A last line without its end was cut short and is left out; its setting then lacks its last row.
+    """
     kinds = {'optimizer': str, 'dnn_hidden_units': str, 'status': str}
     kinds |= dict.fromkeys(('batch_size', 'max_steps', 'step'), int)
-    return {key: kinds.get(key, float)(value) for key, value in row.items()}
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+    return [{key: kinds.get(key, float)(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def is_divergence(row: dict[str, object]) -> bool:
@@ -453,7 +455,7 @@ def plot(results: Results, name: str, dataset: str, output_dir: str) -> None:
         validation = f'{row["val_acc"]:.4f}' if 'val_acc' in row else '-'
         print(f'{row["test_acc"]:<16.4f}{validation:<12}{row["step"]:<10}{describe(setting)}')
     for finding in findings(runs):
-        print(finding)
+        print(f'{"BORNE OUT" if finding.holds else "NOT BORNE OUT":<14} {finding.claim}: {finding.numbers}')
 
     *_, png_path = output_paths(output_dir, name)
     on = f'MLP in PyTorch on {DATASET_TITLES[dataset]}'
@@ -528,13 +530,21 @@ def value_order(value: float | str) -> tuple | float:
     return (len(hidden_units(value)), hidden_units(value)) if isinstance(value, str) else value
 
 
-def findings(runs: dict[Setting, Rows]) -> list[str]:
-    """What the report says of its searches, each with the numbers here that bear it out or do not."""
+class Finding(NamedTuple):
+    """A claim of the report, the numbers here that it is held to, and whether they bear it out."""
+
+    claim: str
+    numbers: str
+    holds: bool
+
+
+def findings(runs: dict[Setting, Rows]) -> list[Finding]:
+    """What the report says of its searches, held to the results of this one."""
     best = {setting: max(row['test_acc'] for row in rows) for setting, rows in runs.items()}
-    lines = []
+    found = []
 
     def say(claim: str, numbers: str, holds: bool) -> None:
-        lines.append(f'{"BORNE OUT" if holds else "NOT BORNE OUT":<14} {claim}: {numbers}')
+        found.append(Finding(claim, numbers, holds))
 
     def mean(optimizer: str, rate: float, deep: bool = True, shallow: bool = True) -> float:
         chosen = [accuracy for setting, accuracy in best.items() if setting[:2] == (optimizer, rate)
@@ -577,7 +587,7 @@ def findings(runs: dict[Setting, Rows]) -> list[str]:
             max(last, key=last.get) == 5)  # fmt: skip
         say('three layers reach the highest accuracy', ', '.join(f'{d} layers {v:.4f}' for d, v in top.items()),
             max(top, key=top.get) == 3)  # fmt: skip
-    return lines
+    return found
 
 
 def wider(setting: Setting) -> Setting:

@@ -18,7 +18,7 @@ import torch
 import experiment
 import grid_search_mlp_pytorch as grid_search
 import train_mlp_pytorch
-from tests.helpers import ROOT, files_under, read_rows, temporary_directory, torchrun
+from tests.helpers import ROOT, files_under, temporary_directory, torchrun
 
 
 class GridSearchTest(unittest.TestCase):
@@ -57,7 +57,7 @@ class GridSearchTest(unittest.TestCase):
     def test_a_short_run_is_the_beginning_of_a_long_one(self) -> None:
         """Every setting has just the rows that training it on its own gives."""
         self.search_here(self.directory)
-        rows = grid_search_rows(self.directory / self.CSV)
+        rows = grid_search.read_rows(self.directory / self.CSV)
         settings = list(dict.fromkeys(map(grid_search.setting_of, rows)))
         self.assertEqual(len(settings), 16)
         torch.set_num_threads(1)
@@ -85,7 +85,7 @@ class GridSearchTest(unittest.TestCase):
             while not path.exists():
                 time.sleep(0.01)
             os.killpg(process.pid, signal.SIGKILL)
-        done_before = set(map(grid_search.setting_of, grid_search_rows(path)))
+        done_before = set(map(grid_search.setting_of, grid_search.read_rows(path)))
         self.assertTrue(0 < len(done_before) < 16)
         text = path.read_text()
         path.write_text(text[: len(text) - 30])  # and the file was cut short, besides
@@ -93,7 +93,7 @@ class GridSearchTest(unittest.TestCase):
         self.search_here(self.directory / 'a')
         self.search_here(self.directory / 'b')
         self.assertEqual(path.read_text(), (self.directory / 'b' / self.CSV).read_text())
-        self.assertEqual(len(set(map(grid_search.setting_of, grid_search_rows(path)))), 16)
+        self.assertEqual(len(set(map(grid_search.setting_of, grid_search.read_rows(path)))), 16)
         with self.assertRaisesRegex(experiment.FlagError, 'its seed is 42, here it is 1'):
             self.search_here(self.directory / 'a', '--seed', '1')
 
@@ -105,7 +105,3 @@ class GridSearchTest(unittest.TestCase):
         self.assertEqual(one, two)
         self.assertEqual(len(files_under(self.directory / 'two/figures')), 3)
         self.assertEqual(done.stdout.count('best of 16'), 1)
-
-
-def grid_search_rows(path: Path) -> list[dict[str, object]]:
-    return [grid_search.read_row(row) for row in read_rows(path)]
