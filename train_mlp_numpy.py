@@ -60,6 +60,16 @@ def sgd_step(mlp: MLP, learning_rate: float) -> None:
         module.params, module.grads = module.grads, module.params
 
 
+def training_step(mlp: MLP, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> tuple[np.ndarray, float]:
+    """One update of the parameters; returns the probabilities (n_batch, n_classes) and the loss, both before it."""
+    loss_module = CrossEntropyModule()
+    probabilities = mlp.forward(images.reshape(len(images), -1))
+    loss = loss_module.forward(probabilities, labels)
+    mlp.backward(loss_module.backward(probabilities, labels))
+    sgd_step(mlp, learning_rate)
+    return probabilities, loss
+
+
 def train(flags: argparse.Namespace) -> RunRecord:
     """Trains one network and returns the record of the run.
 
@@ -69,16 +79,12 @@ def train(flags: argparse.Namespace) -> RunRecord:
     rng = np.random.RandomState(flags.seed)
     data = load_data(flags, rng=rng, dtype=np.dtype(flags.dtype).type)
     mlp = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, rng, data['train'].dtype)
-    loss_module = CrossEntropyModule()
     record = RunRecord('mlp_numpy', 'MLP in NumPy', vars(flags), data['train'].name)
     # A run that diverges overflows first; its record says so, and NumPy's warnings would only repeat it.
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
             images, labels = data['train'].next_batch(flags.batch_size)
-            probabilities = mlp.forward(images.reshape(len(images), -1))
-            loss = loss_module.forward(probabilities, labels)
-            mlp.backward(loss_module.backward(probabilities, labels))
-            sgd_step(mlp, flags.learning_rate)
+            probabilities, loss = training_step(mlp, images, labels, flags.learning_rate)
             if record.evaluation_due(step, loss):
                 record.add(
                     step,

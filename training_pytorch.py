@@ -198,7 +198,41 @@ def load_checkpoint(
         ) from error
 
 
-# The training loop
+# Training
+
+
+def make_optimizer(name: str, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """PyTorch's own, with its fused kernels, which update all parameters in one pass, where it has them."""
+    on_mps = next(model.parameters()).device.type == 'mps'
+    fused = {'fused': True} if name != 'adadelta' and not on_mps else {}
+    return OPTIMIZERS[name](model.parameters(), lr=learning_rate, **fused)
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    precision: str,
+    scale: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update of the parameters.
+
+    Args:
+        images, labels: (n, 3, 32, 32) and (n,).
+        precision: 'float32' or 'bfloat16'.
+        scale: what makes of the sum of the losses the loss that is minimised, such as 1 / n.
+
+    Returns:
+        The logits (n, n_classes) before the update, and the sum of their losses.
+    """
+    with autocast(images.device, precision):
+        logits = model(images)
+    loss_sum = cross_entropy(logits.float(), labels, reduction='sum')
+    optimizer.zero_grad()
+    loss_sum.backward(scale)
+    optimizer.step()
+    return logits.detach(), loss_sum.detach()
 
 
 def train_model(
@@ -229,9 +263,7 @@ def train_model(
             dist.barrier()
         data = {part: DeviceData(data_set, device) for part, data_set in sets.items()}
         model.to(device)
-        # The fused kernels update all parameters in one pass; Adadelta has none.
-        fused = {'fused': True} if flags.optimizer != 'adadelta' and device.type != 'mps' else {}
-        optimizer = OPTIMIZERS[flags.optimizer](model.parameters(), lr=flags.learning_rate, **fused)
+        optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
 
         record = RunRecord(name, title, {**vars(flags), 'device': str(device)}, sets['train'].name, quiet)
         fixed = fixed_flags(flags, name, record.dataset)
@@ -256,14 +288,8 @@ def train_model(
             for step in steps:
                 indices = sets['train'].next_indices(flags.batch_size)
                 images, labels = data['train'].examples(indices[rank::n_ranks])
-                with autocast(device, flags.precision):
-                    logits = parallel(images)
-                loss_sum = cross_entropy(logits.float(), labels, reduction='sum')
-                optimizer.zero_grad()
-                loss_sum.backward(scale)
-                optimizer.step()
-
-                loss = sum_over_ranks(loss_sum.detach()).item() / flags.batch_size
+                logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
+                loss = sum_over_ranks(loss_sum).item() / flags.batch_size
                 if record.evaluation_due(step, loss):
                     correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum()).item()
                     on_validation = None

@@ -262,10 +262,7 @@ class MLPTest(ModuleTestCase):
             optimizer = torch.optim.SGD(params, lr=0.1)
             for _ in range(50):
                 x, y = self.rng.randn(20, 6), one_hot(self.rng, 20, 4)
-                probabilities = mlp.forward(x)
-                loss = CrossEntropyModule().forward(probabilities, y)
-                mlp.backward(CrossEntropyModule().backward(probabilities, y))
-                train_mlp_numpy.sgd_step(mlp, 0.1)
+                _, loss = train_mlp_numpy.training_step(mlp, x, y, 0.1)
                 by_torch = torch_loss(forward(torch.tensor(x)), y)
                 optimizer.zero_grad()
                 by_torch.backward()
@@ -292,10 +289,7 @@ class MLPTest(ModuleTestCase):
         optimizer = torch.optim.SGD(theirs.parameters(), lr=2e-3)
         for _ in range(201):
             images, labels = data.next_batch(200)
-            probabilities = ours.forward(images.reshape(200, -1))
-            loss = CrossEntropyModule().forward(probabilities, labels)
-            ours.backward(CrossEntropyModule().backward(probabilities, labels))
-            train_mlp_numpy.sgd_step(ours, 2e-3)
+            _, loss = train_mlp_numpy.training_step(ours, images, labels, 2e-3)
             by_torch = torch_loss(theirs(torch.from_numpy(images)).softmax(dim=1), labels)
             optimizer.zero_grad()
             by_torch.backward()

@@ -1,0 +1,79 @@
+"""How `benchmark.py` takes turns, judges and draws; what it measures is not a test's business."""
+
+import contextlib
+import io
+import json
+import sys
+import unittest
+from unittest import mock
+
+import numpy as np
+
+import benchmark
+from tests.helpers import files_under, temporary_directory
+
+
+class BenchmarkTest(unittest.TestCase):
+    def run_main(self, *args: str) -> tuple[int, str, str]:
+        argv = ['benchmark.py', *args]
+        with (
+            mock.patch.object(sys, 'argv', argv),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            try:
+                status = benchmark.main()
+            except SystemExit as stop:
+                status = stop.code
+        return status, out.getvalue(), err.getvalue()
+
+    def test_actions_take_turns(self) -> None:
+        calls = []
+        actions = {name: lambda name=name: calls.append(name) for name in 'AB'}
+        seconds = benchmark.take_turns(actions, repeats=3, at_least=0)
+        self.assertEqual(''.join(calls), 'AABB' + 'ABABAB')
+        self.assertEqual([turns.shape for turns in seconds.values()], [(3,), (3,)])
+        self.assertGreater(min(turns.min() for turns in seconds.values()), 0)
+
+    def test_ratios_and_verdicts(self) -> None:
+        seconds = {'ours': np.array([1.0, 2.0, 3.0]), 'slow': np.array([2.0, 4.0, 6.0]), 'like': np.array([2.0, 2, 2])}
+        with contextlib.redirect_stdout(io.StringIO()):
+            slow, like, free = benchmark.compare('b', 'case', seconds, 'ours', {'slow': 0.4, 'like': 1.0, 'ours': None})
+        self.assertEqual((slow.ratio, slow.low, slow.high, slow.seconds), (0.5, 0.5, 0.5, 2.0))
+        self.assertEqual((like.ratio, like.low, like.high), (1.0, 0.6, 1.4))
+        self.assertEqual((slow.verdict, like.verdict, free.verdict), ('MISSED', 'reached, drowns in the noise', ''))
+
+    def test_some_benchmarks_are_printed_and_not_written(self) -> None:
+        with temporary_directory() as directory:
+            status, out, _ = self.run_main('batchnorm', '--repeats', '1', '--output_dir', str(directory))
+            self.assertEqual((status, files_under(directory)), (0, []))
+        self.assertRegex(out, r'\(4096, 1024\) +manual +/ native +\d+\.\d\d')
+        self.assertRegex(out, r'\(4096, 1024\) bytes saved +manual +/ native +1\.00 .*reached')
+
+    def test_a_full_run_is_written_and_drawn(self) -> None:
+        def fake(name: str) -> mock.Mock:
+            ratio = benchmark.Ratio(name, f'{name} width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)
+            return mock.Mock(return_value=[ratio], __doc__='Of its kind.')
+
+        fakes = {name: fake(name) for name in benchmark.BENCHMARKS}
+        with temporary_directory() as directory, mock.patch.object(benchmark, 'BENCHMARKS', fakes):
+            status, _, _ = self.run_main('--output_dir', str(directory))
+            self.assertEqual(status, 0)
+            self.assertEqual(
+                files_under(directory), ['figures', 'figures/benchmark.png', 'results', 'results/benchmark.json']
+            )
+            written = json.loads((directory / 'results/benchmark.json').read_text())
+        self.assertEqual([ratio['benchmark'] for ratio in written['ratios']], list(benchmark.BENCHMARKS))
+        self.assertEqual(written['versions']['numpy'], np.__version__)
+
+    def test_bad_flags(self) -> None:
+        for args, word in ((['fast'], "no benchmark 'fast'"), (['step', '--repeats', '0'], "got '0'")):
+            status, out, err = self.run_main(*args)
+            self.assertEqual((status, out, err.count('\n')), (2, '', 1))
+            self.assertIn(word, err)
+        with temporary_directory() as directory:
+            places = ('--data_dir', str(directory), '--output_dir', str(directory))
+            with mock.patch('cifar10_utils.check_network', side_effect=OSError('no network')):
+                status, _, err = self.run_main('load', *places)
+            self.assertEqual((status, files_under(directory)), (2, []))
+            self.assertIn('no CIFAR-10 in', err)
