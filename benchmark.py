@@ -40,7 +40,7 @@ from experiment import (
     PALETTE,
     FlagError,
     OneLineParser,
-    check_can_write,
+    check_output_dir,
     machine,
     new_figure,
     output_paths,
@@ -561,8 +561,7 @@ def main() -> int:
     _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
     ratios = []
     try:
-        for path in (json_path, png_path):
-            check_can_write(path)
+        check_output_dir(flags.output_dir, 'benchmark')
         for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
             tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
             ratios += BENCHMARKS[name](flags)

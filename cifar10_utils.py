@@ -7,6 +7,7 @@ The pixels stay in memory as the bytes that they are on disk (176 MiB instead of
 training order is an index array, and only the rows of one batch are ever converted to floating point.
 """
 
+import contextlib
 import functools
 import os
 import pickle
@@ -204,7 +205,10 @@ def load(dataset: str, data_dir: str | Path) -> RawData:
     if dataset == 'synthetic':
         return synthetic()
     data_dir = Path(data_dir)
-    folder = find_batches(data_dir)
+    try:
+        folder = find_batches(data_dir)
+    except OSError as error:
+        raise DataError(f'cannot look into --data_dir {data_dir}: {error.strerror}') from error
     if folder is None:
         try:
             folder = download(data_dir)
@@ -237,6 +241,7 @@ def download(data_dir: Path) -> Path:
     Raises:
         DownloadError: with the directory looked in, why the download failed and what to do.
     """
+    made_here = not data_dir.exists()
     try:
         # Asked first, since importing torchvision alone can take longer than finding out that the network is dead.
         check_network(DOWNLOAD_URL, NETWORK_TIMEOUT)
@@ -246,8 +251,12 @@ def download(data_dir: Path) -> Path:
         socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision knows no other way to notice a connection that stalls
         with tempfile.TemporaryDirectory(dir=data_dir, prefix='.download-') as unfinished:
             CIFAR10(unfinished, download=True)
-            os.replace(Path(unfinished) / BATCHES_FOLDER, data_dir / BATCHES_FOLDER)
+            if find_batches(data_dir) is None:  # else another process was faster
+                os.replace(Path(unfinished) / BATCHES_FOLDER, data_dir / BATCHES_FOLDER)
     except (OSError, RuntimeError, ImportError) as error:
+        if made_here:
+            with contextlib.suppress(OSError):
+                data_dir.rmdir()
         raise DownloadError(
             f'no CIFAR-10 in {data_dir}, and the download failed ({_one_line(error)}): name a directory that '
             f'holds {BATCHES_FOLDER} with --data_dir, or use --dataset synthetic'

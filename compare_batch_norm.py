@@ -8,6 +8,7 @@ run), the summary beside it as JSON, and figures/batch_norm_mlp_pytorch.png.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,14 @@ from experiment import (
     PALETTE,
     FlagError,
     OneLineParser,
+    best_row,
+    machine,
     main,
     new_figure,
     non_negative_int,
     output_paths,
     record_name,
+    refuse_flags,
     save_figure,
     versions,
     write_csv,
@@ -37,10 +41,18 @@ def build_parser() -> OneLineParser:
     """The flags of `train_mlp_pytorch.py`, and the seeds."""
     parser = train_mlp_pytorch.build_parser()
     parser.add_argument(
-        '--seeds', type=lambda text: [non_negative_int(seed) for seed in text.split(',')], default=[42, 43, 44],
-        metavar='N,N,...', help='a run of each kind for each seed; takes the place of --seed and --batch_norm',
-    )  # fmt: skip
+        '--seeds', type=distinct_seeds, default=[42, 43, 44], metavar='N,N,...', help='a run of each kind for each'
+    )
+    parser.set_defaults(seed=None, batch_norm=None)
     return parser
+
+
+def distinct_seeds(text: str) -> list[int]:
+    """The type of `--seeds`."""
+    seeds = [non_negative_int(seed) for seed in text.split(',')]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f'must not repeat a seed, got {text!r}')
+    return seeds
 
 
 class Comparison:
@@ -51,20 +63,24 @@ class Comparison:
         self.rows: list[dict[str, object]] = []
         self.status = 'finished'
 
+    def runs(self, batch_norm: str) -> list[list[dict[str, object]]]:
+        """The rows of each run of one kind, a run for each seed."""
+        return [[row for row in self.rows if (row['batch_norm'], row['seed']) == (batch_norm, seed)]
+                for seed in self.flags.seeds]  # fmt: skip
+
     def test_accuracies(self, batch_norm: str) -> np.ndarray:
         """The test accuracies (n_seeds, n_evaluations) of the runs of one kind."""
-        runs = [[row['test_acc'] for row in self.rows if (row['batch_norm'], row['seed']) == (batch_norm, seed)]
-                for seed in self.flags.seeds]  # fmt: skip
-        return np.array(runs)
+        return np.array([[row['test_acc'] for row in rows] for rows in self.runs(batch_norm)])
 
     def summary(self) -> dict[str, dict[str, float]]:
         """For each kind the mean and the standard deviation, over the seeds, of the best and the last test accuracy."""
         summary = {}
         for batch_norm in VARIANTS:
-            accuracies = self.test_accuracies(batch_norm)
+            runs = self.runs(batch_norm)
+            picked = {'best': [best_row(rows) for rows in runs], 'last': [rows[-1] for rows in runs]}
             summary[batch_norm] = {
-                f'{which}_{statistic.__name__}': float(statistic(values))
-                for which, values in (('best', accuracies.max(axis=1)), ('last', accuracies[:, -1]))
+                f'{which}_{statistic.__name__}': float(statistic([row['test_acc'] for row in rows]))
+                for which, rows in picked.items()
                 for statistic in (np.mean, np.std)
             }
         return summary
@@ -82,8 +98,10 @@ class Comparison:
         name = record_name('batch_norm_mlp_pytorch', self.dataset)
         csv_path, json_path, png_path = paths = output_paths(output_dir, name)
         write_csv(csv_path, self.rows)
-        summary = {'name': name, 'dataset': self.dataset, 'test_acc': self.summary()}
-        write_json(json_path, {**summary, 'flags': vars(self.flags), 'versions': versions()})
+        write_json(json_path, {
+            'name': name, 'dataset': self.dataset, 'seconds': round(self.seconds, 3), 'test_acc': self.summary(),
+            'flags': vars(self.flags), 'versions': versions(), 'machine': machine(),
+        })  # fmt: skip
         self.plot(png_path)
         return paths
 
@@ -113,8 +131,12 @@ def train(flags: argparse.Namespace) -> Comparison:
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
+    refuse_flags(flags, ('seed', 'batch_norm'), 'every seed of --seeds is run without batch normalisation and with it')
+    refuse_flags(flags, ('checkpoint', 'resume'), 'these runs are short, and each would need a file of its own')
     comparison = Comparison(flags)
-    runs = [(batch_norm, seed) for seed in flags.seeds for batch_norm in VARIANTS]
+    start = time.perf_counter()
+    # With it first, so that a batch too small for it is refused at once.
+    runs = [(batch_norm, seed) for seed in flags.seeds for batch_norm in reversed(VARIANTS)]
     for batch_norm, seed in tqdm(runs, unit='run', disable=None):
         run_flags = argparse.Namespace(**{**vars(flags), 'batch_norm': batch_norm, 'seed': seed})
         record = train_mlp_pytorch.train(run_flags, quiet=True)
@@ -125,6 +147,7 @@ def train(flags: argparse.Namespace) -> Comparison:
         comparison.dataset = record.dataset
         comparison.rows += [{'batch_norm': batch_norm, 'seed': seed, **row} for row in record.rows]
         tqdm.write(f'{VARIANTS[batch_norm][0]}, seed {seed}: best test accuracy {record.best()["test_acc"]:.4f}')
+    comparison.seconds = time.perf_counter() - start
     return comparison
 
 

@@ -19,7 +19,7 @@ class CustomBatchNorm(nn.Module):
     Args:
         n_neurons: the width of the input.
         eps: added to the variance.
-        momentum: the weight of a new batch in the running statistics.
+        momentum: the weight of a new batch in the running statistics, a number from 0 to 1.
     """
 
     def __init__(self, n_neurons: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -44,8 +44,9 @@ class CustomBatchNorm(nn.Module):
         if input.dim() != 2 or input.shape[1] != self.n_neurons:
             raise ValueError(f'input must have shape (n_batch, {self.n_neurons}), got {tuple(input.shape)}')
         if self.training and len(input) < 2:
-            raise ValueError('a training batch must have at least two rows, since one row has no variance, got one')
-        input = input.to(self.gamma.dtype)  # under autocast it may be narrower than the statistics should be
+            raise ValueError(f'a training batch must have at least two rows, or there is no variance, got {len(input)}')
+        if torch.is_autocast_enabled(input.device.type):
+            input = input.to(self.gamma.dtype)  # it may be narrower than the statistics should be
         if self.training:
             return self.normalise(input)
         scale = self.gamma * (self.running_var + self.eps).rsqrt()

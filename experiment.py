@@ -41,6 +41,8 @@ DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (n
 
 # Flags
 
+MAX_WIDTH = 100_000  # of a hidden layer: 2.5 GB of weights on CIFAR-10
+
 
 class FlagError(ValueError):
     """A flag that cannot be followed; the message is one line that says what to do."""
@@ -55,8 +57,9 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with this line on stderr and exit status 2."""
-        self.exit(2, f'{self.prog}: error: {message} (--help lists the flags)\n')
+        """Ends the process with this line on stderr and exit status 2; under torchrun rank 0 alone says it."""
+        line = f'{self.prog}: error: {" ".join(message.split())} (--help lists the flags)\n'
+        self.exit(2, line if is_main_process() else None)
 
 
 def positive_int(text: str) -> int:
@@ -99,11 +102,14 @@ def _number(text: str) -> float:
 def hidden_units(text: str) -> list[int]:
     """The type of `--dnn_hidden_units`: `100,100` gives [100, 100], and nothing gives [], no hidden layer."""
     try:
-        return [positive_int(width.strip()) for width in text.split(',')] if text.strip() else []
+        widths = [positive_int(width.strip()) for width in text.split(',')] if text.strip() else []
     except argparse.ArgumentTypeError:
+        widths = [0]
+    if any(not 0 < width <= MAX_WIDTH for width in widths):
         raise argparse.ArgumentTypeError(
-            f'must be widths above zero between commas, such as 100 or 200,100, got {text!r}'
-        ) from None
+            f'must be widths from 1 to {MAX_WIDTH} between commas, such as 100 or 200,100, got {text!r}'
+        )
+    return widths
 
 
 def make_parser(
@@ -241,9 +247,11 @@ class RunRecord:
             self.say(f'diverged at step {step + 1}')
 
     def say(self, line: str) -> None:
-        """Prints a line, above the progress bar, unless the run is quiet."""
+        """Prints a line, above the progress bar and at once, unless the run is quiet."""
         if not self.quiet:
-            tqdm.write(line)
+            with contextlib.suppress(BrokenPipeError):  # nobody reads on; the records are still to be written
+                tqdm.write(line)
+                sys.stdout.flush()
 
     def best(self) -> dict[str, float]:
         """The best of the rows; see `best_row`."""
@@ -286,8 +294,8 @@ class RunRecord:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that this process has imported."""
-    used = [name for name in ('numpy', 'torch', 'matplotlib') if name in sys.modules]
+    """The versions of Python, NumPy and Matplotlib, and of PyTorch where this process has imported it."""
+    used = ['numpy', 'matplotlib', *(['torch'] if 'torch' in sys.modules else [])]
     return {'python': platform.python_version()} | {name: version(name) for name in used}
 
 
@@ -355,6 +363,15 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def check_output_dir(output_dir: str, name: str) -> None:
+    """Raises a FlagError unless the files of the run `name` can be written under `output_dir`."""
+    try:
+        for path in output_paths(output_dir, name):
+            check_can_write(path)
+    except OSError as error:
+        raise FlagError(f'cannot write to --output_dir {output_dir}: {error.strerror}') from error
+
+
 def check_can_write(path: Path) -> None:
     """Raises an OSError unless a file can be written at `path`; leaves nothing there."""
     if path.is_dir():
@@ -415,6 +432,13 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
 # What every script does around its training
 
 
+def refuse_flags(flags: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """Raises a FlagError if one of these flags, whose default is None, is given: rather than ignore it."""
+    for name in names:
+        if getattr(flags, name) is not None:
+            raise FlagError(f'--{name} is of no use here: {why}')
+
+
 def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object]) -> None:
     """Raises a FlagError that names the first difference unless `what` was made with the flags of this run."""
     for flag in sorted({*saved, *here}):
@@ -450,15 +474,12 @@ def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace],
     """
     flags = parser.parse_args()
     try:
-        for path in output_paths(flags.output_dir, name):
-            check_can_write(path)
-    except OSError as error:
-        parser.error(f'cannot write to --output_dir {flags.output_dir}: {error.strerror}')
-    try:
+        check_output_dir(flags.output_dir, name)
         record = train(flags)
         if record.rows and is_main_process():
+            paths = record.write(flags.output_dir)
             print(record.table())
-            print('wrote', ', '.join(map(str, record.write(flags.output_dir))))
+            print('wrote', ', '.join(map(str, paths)))
     except (DataError, FlagError) as error:
         parser.error(str(error))
     except OSError as error:

@@ -2,7 +2,8 @@
 
     python train_mlp_pytorch.py --dnn_hidden_units 400,400,400 --optimizer adam --learning_rate 2e-4
 
-The batches come in the order of the NumPy reference; `--seed` chooses the initial weights, which are PyTorch's own.
+The first epoch's batches come in file order, as in the NumPy reference, and the later ones by shuffles from a generator
+seeded with 42, whatever the network. `--seed` chooses the initial weights, which are PyTorch's own.
 """
 
 import argparse
@@ -29,18 +30,27 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+def check_batch_norm(flags: argparse.Namespace, alone: bool = False) -> None:
+    """Raises a FlagError if these flags leave batch normalisation nothing to do, or too little to do it with."""
+    if flags.batch_norm == 'none':
+        return
+    if not flags.dnn_hidden_units:
+        raise FlagError(f'--batch_norm {flags.batch_norm} needs a hidden layer to stand in: see --dnn_hidden_units')
+    n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
+    if flags.batch_size < 2 * n_ranks:
+        raise FlagError(
+            f'--batch_norm {flags.batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
+            f'got a --batch_size of {flags.batch_size}'
+        )
+
+
 def train(flags: argparse.Namespace, quiet: bool = False, alone: bool = False) -> RunRecord:
     """Trains one network and returns the record of the run; for `quiet` and `alone` see `train_model`.
 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
-    if flags.batch_norm != 'none' and flags.batch_size < 2 * n_ranks:
-        raise FlagError(
-            f'--batch_norm {flags.batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
-            f'got a --batch_size of {flags.batch_size}'
-        )
+    check_batch_norm(flags, alone)
     torch.manual_seed(flags.seed)
     model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
     return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet, alone)

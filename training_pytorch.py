@@ -9,6 +9,7 @@ import contextlib
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torc
 EVALUATION_BATCH = 200  # examples at a time: faster on a CPU than more, and little memory
 ORDER_SEED = 42  # of the shuffles, whatever --seed says of the weights
 
-# Flags that may differ between a checkpoint and the run that resumes it, since they leave the results as they are.
+# Flags that may differ between a checkpoint and the run that resumes it: where it runs, not what it trains.
 FREE_FLAGS = {'data_dir', 'dataset', 'output_dir', 'checkpoint', 'resume', 'device', 'compile'}
 
 
@@ -56,7 +57,12 @@ def pick_device(name: str) -> torch.device:
         name = next(device for device, is_there in there.items() if is_there)
     if not there[name]:
         raise FlagError(f'--device {name}: PyTorch finds no such device here; use --device auto or cpu')
-    return torch.device(name, int(os.environ['LOCAL_RANK'])) if name == 'cuda' and launched() else torch.device(name)
+    if name != 'cuda' or not launched():
+        return torch.device(name)
+    local_rank, n_gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
+    if local_rank >= n_gpus:
+        raise FlagError(f'--nproc_per_node must be at most the number of GPUs, {n_gpus}; or use --device cpu')
+    return torch.device(name, local_rank)
 
 
 def launched() -> bool:
@@ -70,7 +76,8 @@ def process_group(device: torch.device, alone: bool) -> Iterator[tuple[int, int]
     if alone or not launched():
         yield 0, 1
         return
-    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    on_gpu = {'device_id': device} if device.type == 'cuda' else {}
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', **on_gpu)
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
@@ -85,6 +92,21 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 # The data and evaluation
+
+
+def load_on_all_ranks(flags: argparse.Namespace, rank: int, n_ranks: int) -> dict[str, DataSet]:
+    """The data sets of `load_data`: rank 0 finds, downloads or replaces them, and says to the others which they are."""
+
+    def load(dataset: str) -> dict[str, DataSet]:
+        one_run = argparse.Namespace(**{**vars(flags), 'dataset': dataset})
+        return load_data(one_run, one_hot=False, rng=np.random.RandomState(ORDER_SEED))
+
+    sets = load(flags.dataset) if rank == 0 else None
+    if n_ranks > 1:
+        name = [sets['train'].name if sets else None]
+        dist.broadcast_object_list(name, 0)
+        sets = sets or load(name[0])
+    return sets
 
 
 class DeviceData:
@@ -108,6 +130,9 @@ def evaluate(
     model: nn.Module, data: DeviceData, precision: str, rank: int = 0, n_ranks: int = 1
 ) -> tuple[float, float]:
     """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks."""
+    if n_ranks > 1:  # a training step leaves each rank with running statistics of its own
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
     model.eval()
     share = np.array_split(np.arange(data.data.num_examples), n_ranks)[rank]
     totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
@@ -170,6 +195,9 @@ def load_checkpoint(
         FlagError: the file cannot be read, is damaged, or belongs to a run with other flags.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
+            if archive.testzip():
+                raise zipfile.BadZipFile
         with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
             state = torch.load(path, map_location='cpu', weights_only=True)
         check_same_flags(f'--resume {path}', state['flags'], fixed)
@@ -185,6 +213,7 @@ def load_checkpoint(
     except OSError as error:
         raise FlagError(f'cannot read --resume {path}: {error.strerror or error}') from error
     except (
+        zipfile.BadZipFile,
         RuntimeError,
         pickle.UnpicklingError,
         EOFError,
@@ -256,11 +285,7 @@ def train_model(
         quiet = quiet or rank > 0
         if flags.batch_size < n_ranks:
             raise FlagError(f'--batch_size {flags.batch_size} leaves some of {n_ranks} processes without an example')
-        if rank > 0:
-            dist.barrier()  # rank 0 downloads, where that is needed
-        sets = load_data(flags, one_hot=False, rng=np.random.RandomState(ORDER_SEED))
-        if rank == 0 and n_ranks > 1:
-            dist.barrier()
+        sets = load_on_all_ranks(flags, rank, n_ranks)
         data = {part: DeviceData(data_set, device) for part, data_set in sets.items()}
         model.to(device)
         optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
@@ -268,9 +293,9 @@ def train_model(
         record = RunRecord(name, title, {**vars(flags), 'device': str(device)}, sets['train'].name, quiet)
         fixed = fixed_flags(flags, name, record.dataset)
         start = 0
-        if flags.resume:
+        if flags.resume is not None:
             start = load_checkpoint(flags.resume, fixed, model, optimizer, sets['train'], record)
-        if flags.checkpoint:
+        if flags.checkpoint is not None:
             try:
                 check_can_write(Path(flags.checkpoint))
             except OSError as error:
@@ -301,6 +326,6 @@ def train_model(
                         test=evaluate(model, data['test'], flags.precision, rank, n_ranks),
                         validation=on_validation,
                     )
-                    if flags.checkpoint and rank == 0:
+                    if flags.checkpoint is not None and rank == 0:
                         save_checkpoint(flags.checkpoint, fixed, step + 1, model, optimizer, sets['train'], record)
     return record

@@ -39,7 +39,7 @@ class BenchmarkTest(unittest.TestCase):
         seconds = {'ours': np.array([1.0, 2.0, 3.0]), 'slow': np.array([2.0, 4.0, 6.0]), 'like': np.array([2.0, 2, 2])}
         with contextlib.redirect_stdout(io.StringIO()):
             slow, like, free = benchmark.compare('b', 'case', seconds, 'ours', {'slow': 0.4, 'like': 1.0, 'ours': None})
-        self.assertEqual((slow.ratio, slow.low, slow.high, slow.seconds), (0.5, 0.5, 0.5, 2.0))
+        self.assertEqual((slow.ratio, slow.low, slow.high, slow.measured), (0.5, 0.5, 0.5, 2.0))
         self.assertEqual((like.ratio, like.low, like.high), (1.0, 0.6, 1.4))
         self.assertEqual((slow.verdict, like.verdict, free.verdict), ('MISSED', 'reached, drowns in the noise', ''))
 

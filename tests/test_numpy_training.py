@@ -76,7 +76,7 @@ class TrainMLPNumpyTest(unittest.TestCase):
     def test_bad_flags(self) -> None:
         self.assertIn('--no_such_flag', self.refused('--no_such_flag', '1'))
         self.assertIn('--max_step', self.refused('--max_step', '1'))  # no abbreviations
-        for units in ('100,,50', '-3', 'abc', '0', '1e2', ','):
+        for units in ('100,,50', '-3', 'abc', '0', '1e2', ',', '9' * 30):
             self.assertIn(repr(units), self.refused(f'--dnn_hidden_units={units}'))
         for flag in ('learning_rate', 'max_steps', 'batch_size', 'eval_freq'):
             for value in ('0', '-1', 'nan', 'inf', 'abc', ''):

@@ -196,6 +196,11 @@ class TorchTrainingTest(unittest.TestCase):
         for damaged in (b'', b'nonsense', whole[: len(whole) // 2], pickle.dumps({'step': 3})):
             checkpoint.write_bytes(damaged)
             self.assertIn('damaged', refused_resume())
+        in_a_tensor = whole.index(b'archive/data/0') + 300
+        flipped = bytearray(whole)
+        flipped[in_a_tensor] ^= 1
+        checkpoint.write_bytes(flipped)
+        self.assertIn('damaged', refused_resume())
         checkpoint.write_bytes(pickle.dumps(os.system))
         self.assertIn('damaged', refused_resume())
         torch.save({'state': 1}, checkpoint)
@@ -207,6 +212,9 @@ class TorchTrainingTest(unittest.TestCase):
 
         self.assertIn('rmsprop', refuse('--optimizer', 'RMSprop'))
         self.assertIn('at least 2 examples', refuse('--batch_norm', 'manual', '--batch_size', '1'))
+        self.assertIn('needs a hidden layer', refuse('--batch_norm', 'torch', '--dnn_hidden_units', ''))
+        self.assertIn('cannot read --resume', refuse('--resume', ''))
+        self.assertIn('cannot look into --data_dir', refuse('--dataset', 'auto', '--data_dir', 'x' * 300))
         self.assertIn('is a directory', refuse('--checkpoint', str(self.directory)))
         if not torch.cuda.is_available():
             self.assertIn('no such device', refuse('--device', 'cuda'))
@@ -217,6 +225,7 @@ class TorchTrainingTest(unittest.TestCase):
             '--precision', 'bfloat16', '--output_dir', self.directory,
         )  # fmt: skip
         self.assertEqual((done.returncode, done.stderr), (0, ''))
+        self.assertTrue(done.stdout.startswith('device: '))
         rows = read_rows(self.directory / 'results/convnet_pytorch_synthetic.csv')
         self.assertEqual([row['step'] for row in rows], ['1'])
         summary = json.loads((self.directory / 'results/convnet_pytorch_synthetic.json').read_text())
@@ -237,6 +246,25 @@ class TorchTrainingTest(unittest.TestCase):
             for key, value in row.items():
                 self.assertAlmostEqual(float(value), float(row_of_two[key]), delta=1e-6 * max(1, float(value)))
 
+    def test_two_ranks_evaluate_one_network(self) -> None:
+        """With the same running statistics, which a training step leaves different."""
+        script = self.directory / 'watched.py'
+        script.write_text(
+            'import sys, experiment, torch, training_pytorch, train_mlp_pytorch as script\n'
+            'forward = torch.nn.BatchNorm1d.forward\n'
+            'def watched(module, x):\n'
+            '    if not module.training:\n'
+            '        print("evaluated with", module.running_mean.tolist(), module.running_var.tolist())\n'
+            '    return forward(module, x)\n'
+            'torch.nn.BatchNorm1d.forward = watched\n'
+            'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
+        )
+        args = ('--dataset', 'synthetic', '--max_steps', '2', '--eval_freq', '9', '--dnn_hidden_units', '2')
+        done = torchrun(script, *args, '--batch_norm', 'torch', '--output_dir', self.directory / 'out')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = [line for line in done.stdout.splitlines() if line.startswith('evaluated with')]
+        self.assertEqual((len(lines), len(set(lines))), (2 * 2 * 5, 2))
+
     def test_a_rank_that_dies_ends_the_run(self) -> None:
         script = self.directory / 'dying.py'
         script.write_text(
@@ -256,6 +284,16 @@ class TorchTrainingTest(unittest.TestCase):
 
 
 class CompareBatchNormTest(unittest.TestCase):
+    def test_bad_flags(self) -> None:
+        for args in (
+            ('--seed', '1'),
+            ('--batch_norm', 'torch'),
+            ('--checkpoint', 'run.pt'),
+            ('--seeds', '1,1'),
+            ('--seeds', 'a'),
+        ):
+            self.assertIn(args[0], refused(self, 'batch_norm_mlp_pytorch', compare_batch_norm, *args))
+
     def test_end_to_end_on_the_stand_in(self) -> None:
         args = ['--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3', '--seeds', '1,2']
         with temporary_directory() as directory, contextlib.redirect_stdout(io.StringIO()) as stdout:
