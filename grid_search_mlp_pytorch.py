@@ -658,7 +658,8 @@ def findings_on_optimizers(best: dict[Setting, float]) -> list[Finding]:
                 ', '.join(f'{OPTIMIZER_TITLES[name]} {best[s]:.4f} at {s.learning_rate:g}' for name, s in top.items()),
                 all(setting.learning_rate == 2e-4 for setting in top.values())),
         Finding('the best of all is Adam with learning rate 0.0002, batch 400, 400,400,400 and 3000 steps',
-                f'{describe(winner)} with {best[winner]:.4f}', winner == Setting('adam', 2e-4, 400, '400,400,400', 3000)),
+                f'{describe(winner)} with {best[winner]:.4f}',
+                winner == Setting('adam', 2e-4, 400, '400,400,400', 3000)),
     ]  # fmt: skip
 
 
@@ -678,7 +679,7 @@ def findings_on_size(best: dict[Setting, float]) -> list[Finding]:
 
 
 def findings_on_depth(runs: dict[Setting, Rows]) -> list[Finding]:
-    """What the report says of its additional search, whose "deepest" has four layers in one place and five in another."""
+    """What the report says of its additional search; its "deepest" has four layers in one place, five in another."""
     accuracies = {len(setting.widths): [row['test_acc'] for row in rows] for setting, rows in runs.items()}
     last, top = {n: values[-1] for n, values in accuracies.items()}, {n: max(v) for n, v in accuracies.items()}
     winner = next(rows for setting, rows in runs.items() if len(setting.widths) == max(top, key=top.get))
@@ -690,9 +691,9 @@ def findings_on_depth(runs: dict[Setting, Rows]) -> list[Finding]:
     return [
         Finding('the deepest network, of five layers, ends highest', layers(last), max(last, key=last.get) == 5),
         Finding('three layers reach the highest accuracy', layers(top), max(top, key=top.get) == 3),
-        Finding('the best of them overfits: training accuracy nears 100% and the test loss rises for most of the training',
-                f'training accuracy ends at {winner[-1]["train_acc"]:.3f}, test loss is lowest, {lowest["test_loss"]:.3f}, '
-                f'at step {lowest["step"]} and ends at {winner[-1]["test_loss"]:.3f}',
+        Finding('the best overfits: its training accuracy nears 100%, and its test loss rises for most of the training',
+                f'training accuracy ends at {winner[-1]["train_acc"]:.3f}, test loss is lowest at step '
+                f'{lowest["step"]}, {lowest["test_loss"]:.3f}, and ends at {winner[-1]["test_loss"]:.3f}',
                 winner[-1]['train_acc'] > 0.9 and lowest['step'] < winner[-1]['step'] / 2),
     ]  # fmt: skip
 
