@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,3 +107,127 @@ class GridSearchTest(unittest.TestCase):
         self.assertEqual(one, two)
         self.assertEqual(len(files_under(self.directory / 'two/figures')), 3)
         self.assertEqual(done.stdout.count('best of 16'), 1)
+
+    def main(self, *args: str) -> tuple[int, str]:
+        """The script in this process: its exit status and what it says on stderr."""
+        with (
+            mock.patch.object(sys, 'argv', ['grid_search_mlp_pytorch.py', '--output_dir', str(self.directory), *args]),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            try:
+                return grid_search.main(), stderr.getvalue()
+            except SystemExit as stop:
+                return stop.code, stderr.getvalue()
+
+    def test_bad_flags(self) -> None:
+        here = ('--dataset', 'synthetic')
+        refused = [
+            ((), 'name either --grid'),
+            (('--grid', 'full', '--optimizer', 'adam'), 'name either --grid'),
+            (('--grid', 'half'), 'half'),
+            (('--learning_rate', '1e-3', 'abc'), "got 'abc'"),
+            (('--batch_size', '20000'), '--batch_size must be at most 10000'),
+            (('--batch_size', '20', '--validation_size', '20000'), 'validation_size must be between 0 and 10000'),
+            (('--batch_size', '1', '--batch_norm', 'manual'), 'at least 2 examples'),
+            (('--batch_size', '20', '--checkpoint', 'run.pt'), '--checkpoint is of no use here'),
+            (('--batch_size', '20', '--plot'), 'no results in'),
+            (('--batch_size', '20', '--plot', '--dry_run'), 'not allowed with'),
+        ]
+        if not torch.cuda.is_available():
+            refused.append((('--batch_size', '20', '--device', 'cuda'), 'no such device'))
+        for args, word in refused:
+            status, stderr = self.main(*here, *args)
+            self.assertEqual((status, stderr.count('\n')), (2, 1), stderr)
+            self.assertIn(word, stderr)
+        self.assertEqual(files_under(self.directory), [])
+
+    def test_picked_by_validation_accuracy(self) -> None:
+        out = self.search_here(self.directory, '--validation_size', '1000')
+        rows = grid_search.read_rows(self.directory / self.CSV.replace('_own', '_own_validation'))
+        best = max((row for row in rows), key=lambda row: row['val_acc'])
+        self.assertIn(f'{best["val_acc"]:.4f}', out.splitlines()[1])
+        self.assertEqual(re.findall(r'test accuracy.*: (0\.\d+)', out), [f'{best["test_acc"]:.4f}'])
+
+    def test_figures_from_what_is_on_disk(self) -> None:
+        """Nothing is trained or read but the results, and grids that do not fit together are drawn as well."""
+        args = ('--dataset', 'synthetic', '--dnn_hidden_units', '5', '--eval_freq', '5')
+        for grid in (('--batch_size', '100', '--max_steps', '5'), ('--batch_size', '50', '--max_steps', '10')):
+            self.assertEqual(self.main(*args, *grid, '--processes', '1'), (0, ''))
+        before = (self.directory / self.CSV).read_text()
+        for path in (self.directory / 'figures').iterdir():
+            path.unlink()
+        with mock.patch('cifar10_utils.load', side_effect=AssertionError):
+            self.assertEqual(self.main(*args, '--batch_size', '50', '--plot'), (0, ''))
+        self.assertEqual(len(files_under(self.directory / 'figures')), 2)
+        self.assertEqual((self.directory / self.CSV).read_text(), before)
+
+        path = self.directory / self.CSV.replace('.csv', '.json')
+        for damage in ('{}', '{"times": {}', path.read_text().replace('wall_seconds', 'seconds')):
+            path.write_text(damage)
+            status, stderr = self.main(*args, '--batch_size', '50', '--plot')
+            self.assertEqual((status, stderr.count('\n')), (2, 1))
+            self.assertIn('is damaged', stderr)
+
+    @unittest.skipUnless(Path('/proc/self/task').exists(), 'needs /proc to find the workers')
+    def test_a_killed_worker_ends_the_search(self) -> None:
+        command = [sys.executable, ROOT / 'grid_search_mlp_pytorch.py', '--output_dir', self.directory]
+        command += ['--dataset', 'synthetic', '--max_steps', '1000000', '--optimizer', 'sgd', 'adam']
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+            workers: list[int] = []
+            while not workers and process.poll() is None:
+                time.sleep(0.05)
+                workers = [int(pid) for pid in children.read_text().split()
+                           if b'spawn_main' in Path(f'/proc/{pid}/cmdline').read_bytes()]  # fmt: skip
+            os.kill(workers[0], signal.SIGKILL)
+            _, stderr = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, stderr.count('\n')), (1, 1), stderr)
+        self.assertIn('SIGKILL): every finished run is on disk', stderr)
+        for pid in workers:
+            self.assertFalse(Path(f'/proc/{pid}').exists())
+
+    def test_ranks_must_agree(self) -> None:
+        store = torch.distributed.HashStore()
+        store.set('search', json.dumps([{'seed': 42}, []]))
+        flags = grid_search.build_parser().parse_args(['--dataset', 'synthetic', '--seed', '1'])
+        with (
+            mock.patch.object(grid_search, 'torchrun_store', return_value=store),
+            self.assertRaisesRegex(experiment.FlagError, 'the search of rank 0 belongs to another run'),
+        ):
+            grid_search.follow(flags)
+
+    def test_findings(self) -> None:
+        """On made-up results, of which each finding is known."""
+
+        levels = {
+            'sgd': {2e-2: 0.1, 2e-3: 0.45, 2e-4: 0.46},
+            'adam': {2e-2: 0.1, 2e-3: 0.47, 2e-4: 0.48},
+            'adadelta': {2e-2: 0.44, 2e-3: 0.4, 2e-4: 0.3},
+        }
+
+        def accuracy(setting: grid_search.Setting) -> float:
+            level = levels[setting.optimizer][setting.learning_rate]
+            if level == 0.1:
+                return 0.4 if setting.optimizer == 'adam' and len(setting.widths) == 1 else 0.1
+            return level + 1e-6 * (sum(setting.widths) + setting.max_steps + setting.batch_size)
+
+        settings = grid_search.all_settings(grid_search.GRIDS['full'])
+        runs = {setting: [{'test_acc': accuracy(setting)}] for setting in settings}
+        found = grid_search.findings(runs)
+        self.assertEqual([finding.holds for finding in found], [True, True, True, True, True, False, False])
+        self.assertIn('78% of 324 pairs', found[5].numbers)  # all but those of SGD and Adam at 0.02
+        self.assertIn('100% of those', found[5].numbers)
+        runs[grid_search.Setting('sgd', 2e-3, 100, '100', 1500)] = [{'test_acc': 0.9}]
+        holds = [finding.holds for finding in grid_search.findings(runs)]
+        self.assertEqual(holds, [True, True, True, False, False, False, False])
+        self.assertEqual(grid_search.findings({settings[0]: [{'test_acc': 0.5}]}), [])
+
+        deep = grid_search.all_settings(grid_search.GRIDS['additional'])
+        columns = ('step', 'test_acc', 'test_loss', 'train_acc')
+        rows = [[(1, 0.2, 2.0, 0.2), (1000, 0.55, 1.5, 0.7), (3000, 0.50, 2.5, 0.95)],
+                [(1, 0.1, 2.0, 0.2), (1000, 0.53, 1.5, 0.7), (3000, 0.51, 2.0, 0.90)],
+                [(1, 0.1, 2.0, 0.2), (1000, 0.54, 1.5, 0.7), (3000, 0.52, 1.8, 0.85)]]  # fmt: skip
+        runs = {setting: [dict(zip(columns, row, strict=True)) for row in of_setting]
+                for setting, of_setting in zip(deep, rows, strict=True)}  # fmt: skip
+        self.assertEqual([finding.holds for finding in grid_search.findings(runs)], [True, True, True])

@@ -21,7 +21,7 @@ import training_pytorch
 from cifar10_utils import get_cifar10
 from convnet_pytorch import ConvNet
 from mlp_pytorch import MLP as TorchMLP
-from tests.helpers import ROOT, files_under, read_rows, refused, run_script, temporary_directory, torchrun
+from tests.helpers import ROOT, read_rows, refused, run_script, temporary_directory, torchrun
 
 
 class TorchNetworksTest(unittest.TestCase):
@@ -169,7 +169,7 @@ class TorchTrainingTest(unittest.TestCase):
             for _ in range(3):  # the device and two evaluations
                 process.stdout.readline()
             process.kill()
-        self.assertEqual(files_under(self.directory), ['run.pt'])
+        self.assertFalse((self.directory / 'killed').exists())
         self.train(*args, '--resume', str(checkpoint)).write(self.directory / 'on')
         self.train(*args).write(self.directory / 'whole')
         resumed, whole = (
@@ -250,11 +250,12 @@ class TorchTrainingTest(unittest.TestCase):
         """With the same running statistics, which a training step leaves different."""
         script = self.directory / 'watched.py'
         script.write_text(
-            'import sys, experiment, torch, training_pytorch, train_mlp_pytorch as script\n'
+            'import os, sys, experiment, torch, train_mlp_pytorch as script\n'
             'forward = torch.nn.BatchNorm1d.forward\n'
             'def watched(module, x):\n'
             '    if not module.training:\n'
-            '        print("evaluated with", module.running_mean.tolist(), module.running_var.tolist())\n'
+            '        with open(__file__ + os.environ["RANK"], "a") as file:\n'
+            '            print(module.running_mean.tolist(), module.running_var.tolist(), file=file)\n'
             '    return forward(module, x)\n'
             'torch.nn.BatchNorm1d.forward = watched\n'
             'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
@@ -262,8 +263,9 @@ class TorchTrainingTest(unittest.TestCase):
         args = ('--dataset', 'synthetic', '--max_steps', '2', '--eval_freq', '9', '--dnn_hidden_units', '2')
         done = torchrun(script, *args, '--batch_norm', 'torch', '--output_dir', self.directory / 'out')
         self.assertEqual(done.returncode, 0, done.stderr)
-        lines = [line for line in done.stdout.splitlines() if line.startswith('evaluated with')]
-        self.assertEqual((len(lines), len(set(lines))), (2 * 2 * 5, 2))
+        first, second = ((self.directory / f'watched.py{rank}').read_text() for rank in (0, 1))
+        self.assertEqual(first, second)
+        self.assertEqual((len(first.splitlines()), len(set(first.splitlines()))), (2 * 5, 2))
 
     def test_a_rank_that_dies_ends_the_run(self) -> None:
         script = self.directory / 'dying.py'
