@@ -568,15 +568,20 @@ def plot_panel(runs: dict[Setting, Rows], title: str, label: str, path: Path) ->
         for units, widths in networks.items():
             rows = shown.get((optimizer, rate, batch_size, units, max_steps), [])
             depth = depths.index(len(widths))
-            colour = first_widths.index(widths[0] if widths else 0) if len(first_widths) > 1 else depth
-            panel.plot([row['step'] for row in rows], [score(row) for row in rows], label=units or 'none',
-                       color=PALETTE[colour % len(PALETTE)], linestyle=STYLES[depth % len(STYLES)])  # fmt: skip
+            index = first_widths.index(widths[0] if widths else 0) if len(first_widths) > 1 else depth
+            colour, style = PALETTE[index % len(PALETTE)], STYLES[depth % len(STYLES)]
+            steps, scores = [row['step'] for row in rows], [score(row) for row in rows]
+            panel.plot(steps, scores, label=units or 'none', color=colour, linestyle=style)
+            if rows and rows[-1]['status'] == 'diverged':
+                panel.plot(steps[-1], scores[-1], 'x', color=colour)
         panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
         panel.set(xlabel='step', ylabel=label)
         panel.label_outer()
         panel.sharey(panels[0])
+        panel.set_xlim(-0.03 * max_steps, 1.03 * max_steps)
+    any_diverged = any(rows[-1]['status'] == 'diverged' for rows in shown.values())
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(networks), 9),
-                  title='hidden units', fontsize=9)  # fmt: skip
+                  title='hidden units (a cross: diverged)' if any_diverged else 'hidden units', fontsize=9)  # fmt: skip
     save_figure(figure, path)
 
 
