@@ -417,26 +417,53 @@ def torchvision_loader(root: Path, batch_size: int, train: bool = True) -> torch
     return torch.utils.data.DataLoader(data, batch_size, shuffle=True)
 
 
+# trainer: what the training loop adds to the bare step
+
+
+def trainer(flags: argparse.Namespace) -> list[Ratio]:
+    """The trainers' step, with its batch and its loss, against the bare step on a batch that is already there."""
+    ratios = []
+    data = DeviceData(cifar10_utils.get_cifar10(dataset='synthetic', one_hot=False)['train'], torch.device('cpu'))
+    for name, build, optimizer, batch_size, target in (
+        ('MLP', lambda: TorchMLP(N_PIXELS, [100], N_CLASSES), 'sgd', 200, 1.15),
+        ('ConvNet', train_convnet_pytorch.build_model, 'adam', 32, 1.03),
+    ):
+        model = build()
+        bare_optimizer = make_optimizer(optimizer, model, LEARNING_RATE)
+        images, labels = data.examples(np.arange(batch_size))
+        actions = {
+            'trainer': trainer_step(build(), optimizer, data, batch_size, 'float32'),
+            'bare': lambda model=model, batch=(bare_optimizer, images, labels): plain_step(model, *batch),
+        }
+        seconds = take_turns(actions, flags.repeats, at_least=0.2)
+        ratios += compare('trainer', f'{name}, batch {batch_size}', seconds, 'trainer', {'bare': target})
+    return ratios
+
+
+def trainer_step(model: nn.Module, optimizer: str, data: DeviceData, batch_size: int, precision: str) -> Action:
+    """What `train_model` does in a step between two evaluations."""
+    optimizer = make_optimizer(optimizer, model, LEARNING_RATE)
+    scale = torch.tensor(1 / batch_size)
+
+    def one_step() -> None:
+        images, labels = data.examples(data.data.next_indices(batch_size))
+        _, loss_sum = training_step(model, optimizer, images, labels, precision, scale)
+        loss_sum.item()
+
+    return one_step
+
+
 # convnet: training images per second
 
 
 def convnet(flags: argparse.Namespace) -> list[Ratio]:
     """Our trainer's step, batch gathering included, against a plain loop over a DataLoader."""
     root, batch_size = batches_root(flags), 32
-    device = torch.device('cpu')
-    data_set = cifar10_utils.get_cifar10(root, one_hot=False)['train']
-    data, scale = DeviceData(data_set, device), torch.tensor(1 / batch_size)
+    data = DeviceData(cifar10_utils.get_cifar10(root, one_hot=False)['train'], torch.device('cpu'))
 
     def ours(precision: str) -> Action:
         torch.manual_seed(0)
-        model = train_convnet_pytorch.build_model()
-        optimizer = make_optimizer('adam', model, 1e-4)
-
-        def one_step() -> None:
-            images, labels = data.examples(data_set.next_indices(batch_size))
-            training_step(model, optimizer, images, labels, precision, scale)
-
-        return one_step
+        return trainer_step(train_convnet_pytorch.build_model(), 'adam', data, batch_size, precision)
 
     torch.manual_seed(0)
     model = ConvNet(3, N_CLASSES)
@@ -477,6 +504,34 @@ def grid(flags: argparse.Namespace) -> list[Ratio]:
     return compare('grid', '54 settings, one hidden layer', seconds, 'search', {'separate': 1 / 2.5})
 
 
+# full_grid: the committed search against separate processes
+
+
+def full_grid(flags: argparse.Namespace) -> list[Ratio]:
+    """The committed search of 486 settings against as many processes in a row, estimated from some of them."""
+    search = json.loads((ROOT / f'results/{grid_search.BASE_NAME}.json').read_text())
+    if search['machine'] != machine():
+        raise FlagError(f'the search in results/ ran on {search["machine"]}, this is {machine()}: search here first')
+    settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=lambda s: grid_search.arithmetic([s]))
+    # What a setting takes of the search's time tells what it takes alone, but for the start and the number of cores.
+    shares = np.array([search['times'][s.run]['core_seconds'] * s.max_steps / 3000 for s in settings])
+    sample = np.linspace(0, len(settings) - 1, 14).astype(int)
+    measured = []
+    with tempfile.TemporaryDirectory() as directory:
+        for i in tqdm(sample, desc='separate processes', disable=None):
+            args = [f'--{flag}={value}' for flag, value in settings[i]._asdict().items()]
+            start = time.perf_counter()
+            run_python('train_mlp_pytorch.py', '--data_dir', flags.data_dir, '--output_dir', directory, *args)
+            measured.append(time.perf_counter() - start)
+    slope, start_up = np.polyfit(shares[sample], measured, 1)
+    separate = start_up * len(settings) + slope * shares.sum()
+    tqdm.write(f'search: {search["wall_seconds"]:.0f} s, {search["core_seconds"]:.0f} core-seconds')
+    tqdm.write(f'separate processes: {start_up:.1f} s each and {slope:.2f} s for each of its core-seconds, '
+               f'in all {separate:.0f} s')  # fmt: skip
+    seconds = {'search': np.array([search['wall_seconds']]), 'separate': np.array([separate])}
+    return compare('full_grid', '486 settings, estimated', seconds, 'search', {'separate': 1 / 2.5})
+
+
 # scale: does the step grow as its arithmetic does?
 
 
@@ -511,7 +566,9 @@ def scale(flags: argparse.Namespace) -> list[Ratio]:
 
 # All together
 
-BENCHMARKS = {function.__name__: function for function in (step, run, batchnorm, load, convnet, grid, scale)}
+BENCHMARKS = {
+    function.__name__: function for function in (step, run, trainer, batchnorm, load, convnet, grid, full_grid, scale)
+}
 
 
 def plot(ratios: list[Ratio], path: Path) -> None:

@@ -147,9 +147,9 @@ def evaluate(
     return tuple((sum_over_ranks(totals) / data.data.num_examples).tolist())
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which the forward pass runs."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bfloat16')
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """The context in which the forward pass runs; entering a disabled autocast would cost a small network's step 1%."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == 'bfloat16' else contextlib.nullcontext()
 
 
 # Checkpoints
