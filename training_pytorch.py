@@ -148,7 +148,7 @@ def evaluate(
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The context in which the forward pass runs; entering a disabled autocast would cost a small network's step 1%."""
+    """The context in which the forward pass runs: none in float32, since even a disabled autocast takes time."""
     return torch.autocast(device.type, torch.bfloat16) if precision == 'bfloat16' else contextlib.nullcontext()
 
 
