@@ -224,7 +224,7 @@ def reproduce() -> str:
     for what, (command, name) in commands.items():
         record = summary(name)
         seconds = record.get('wall_seconds', record.get('seconds'))
-        rows.append([what, f'`python {command}`', duration(seconds), record['machine']])
+        rows.append([what, f'`python {command}`', duration(seconds), record.get('machine', 'not recorded')])
     return markdown(['question', 'command', 'took', 'on'], rows)
 
 
@@ -273,7 +273,7 @@ def fill(text: str) -> str:
 
 def outdated(text: str) -> list[str]:
     """The names of the tables in `text` that do not say what `results/` says."""
-    return [old[1] for old, new in zip(MARKED.finditer(text), MARKED.finditer(fill(text)), strict=True)
+    return [old[2] for old, new in zip(MARKED.finditer(text), MARKED.finditer(fill(text)), strict=True)
             if old[0] != new[0]]  # fmt: skip
 
 
