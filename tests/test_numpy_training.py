@@ -125,7 +125,7 @@ class TrainMLPNumpyTest(unittest.TestCase):
             self.assertEqual(png[:8], b'\x89PNG\r\n\x1a\n')
 
     def test_the_stand_in_is_learnt_but_not_exhausted(self) -> None:
-        args = ['--dataset', 'synthetic', '--dtype', 'float32', '--max_steps', '800']
+        args = ['--dataset', 'synthetic', '--dtype', 'float32', '--max_steps', '800', '--eval_freq', '400']
         with contextlib.redirect_stdout(io.StringIO()):
             best = train_mlp_numpy.train(train_mlp_numpy.build_parser().parse_args(args)).best()
         self.assertGreater(best['test_acc'], 0.3)

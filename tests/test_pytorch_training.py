@@ -16,6 +16,7 @@ import torch
 
 import compare_batch_norm
 import experiment
+import train_convnet_pytorch
 import train_mlp_pytorch
 import training_pytorch
 from cifar10_utils import get_cifar10
@@ -76,6 +77,15 @@ class TorchNetworksTest(unittest.TestCase):
         stages = (1, 1, 2, 2, 2)
         self.assertEqual(kinds, [kind for n_blocks in stages for kind in block * n_blocks + pool])
         self.assertEqual(model(torch.randn(1, 3, 32, 32)).shape, (1, 10))
+
+    def test_convnet_in_bfloat16(self) -> None:
+        torch.manual_seed(0)
+        model, x = train_convnet_pytorch.build_model(), torch.randn(2, 3, 32, 32)
+        self.assertTrue(model.features[0].weight.is_contiguous(memory_format=torch.channels_last))
+        with training_pytorch.autocast(torch.device('cpu'), 'bfloat16'):
+            narrow = model(x)
+        self.assertEqual(narrow.dtype, torch.bfloat16)
+        torch.testing.assert_close(narrow.float(), model(x), rtol=0.1, atol=0.2)
 
     def test_convnet_parameter_count(self) -> None:
         # A convolution a→b has 9ab weights and b biases, its normalisation 2b parameters.
@@ -159,7 +169,7 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(resumed.rows, whole.rows)
 
     def test_a_killed_script_goes_on(self) -> None:
-        args = ('--dataset', 'synthetic', '--max_steps', '900', '--eval_freq', '180', '--dnn_hidden_units', '10')
+        args = ('--dataset', 'synthetic', '--max_steps', '500', '--eval_freq', '100', '--dnn_hidden_units', '10')
         checkpoint = self.directory / 'run.pt'
         command = [sys.executable, '-u', ROOT / 'train_mlp_pytorch.py', *args]
         with subprocess.Popen(
@@ -222,7 +232,7 @@ class TorchTrainingTest(unittest.TestCase):
     def test_convnet_script_end_to_end(self) -> None:
         done = run_script(
             'train_convnet_pytorch.py', '--dataset', 'synthetic', '--max_steps', '1', '--batch_size', '8',
-            '--precision', 'bfloat16', '--output_dir', self.directory,
+            '--output_dir', self.directory,
         )  # fmt: skip
         self.assertEqual((done.returncode, done.stderr), (0, ''))
         self.assertTrue(done.stdout.startswith('device: '))
