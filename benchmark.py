@@ -77,7 +77,7 @@ class Ratio(NamedTuple):
         return ', '.join(words + ['drowns in the noise'] * (self.low < 1 < self.high))
 
     def __str__(self) -> str:
-        target = '' if self.at_most is None else f'(to reach: {self.at_most:g})'
+        target = '' if self.at_most is None else f'(to reach: {self.at_most:.3g})'
         spread = f'{self.low:.2f} to {self.high:.2f}'
         pair = f'{self.case:<34}{self.ours:<16}/ {self.theirs:<22}'
         return f'{pair}{self.ratio:6.2f}  {spread:<15}{target:<18}{self.verdict}'
