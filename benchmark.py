@@ -33,7 +33,7 @@ import cifar10_utils
 import grid_search_mlp_pytorch as grid_search
 import train_convnet_pytorch
 import train_mlp_numpy
-from cifar10_utils import N_CLASSES, N_PIXELS, DataError
+from cifar10_utils import N_CLASSES, N_PIXELS
 from convnet_pytorch import ConvNet
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
 from experiment import (
@@ -43,6 +43,7 @@ from experiment import (
     check_output_dir,
     machine,
     new_figure,
+    one_line_errors,
     output_paths,
     positive_int,
     save_figure,
@@ -347,7 +348,8 @@ def batchnorm(flags: argparse.Namespace) -> list[Ratio]:
         targets = {'autograd': 0.6, 'native': 2.5} if shape[0] > 200 else {'autograd': None, 'native': None}
         case = str(shape)
         ratios += compare('batchnorm', case, seconds, 'manual', targets)
-        saved = {name: np.array([saved_bytes(module, x)], float) for name, module in modules.items()}
+        leaf = x.clone().requires_grad_()
+        saved = {name: np.array([saved_bytes(module, leaf)], float) for name, module in modules.items()}
         ratios += compare('batchnorm', f'{case} bytes saved', saved, 'manual', {'autograd': None, 'native': 1.1})
     return ratios
 
@@ -373,7 +375,7 @@ def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(x.clone().requires_grad_())
+        module(x)
     return sum(saved.values())
 
 
@@ -618,19 +620,16 @@ def main() -> int:
     _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
     ratios = []
     try:
-        check_output_dir(flags.output_dir, 'benchmark')
-        for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
-            tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
-            ratios += BENCHMARKS[name](flags)
-        if not flags.names:
-            environment = {'machine': machine(), 'threads': torch.get_num_threads(), 'versions': versions()}
-            write_json(json_path, {**environment, 'ratios': [ratio._asdict() for ratio in ratios]})
-            plot(ratios, png_path)
-            print(f'wrote {json_path}, {png_path}')
-    except (DataError, FlagError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f'cannot write: {error}')
+        with one_line_errors(parser):
+            check_output_dir(flags.output_dir, 'benchmark')
+            for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
+                tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
+                ratios += BENCHMARKS[name](flags)
+            if not flags.names:
+                environment = {'machine': machine(), 'threads': torch.get_num_threads(), 'versions': versions()}
+                write_json(json_path, {**environment, 'ratios': [ratio._asdict() for ratio in ratios]})
+                plot(ratios, png_path)
+                print(f'wrote {json_path}, {png_path}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -467,6 +467,17 @@ def load_data(flags: argparse.Namespace, **kwargs: object) -> dict[str, DataSet]
     return data
 
 
+@contextlib.contextmanager
+def one_line_errors(parser: OneLineParser) -> Iterator[None]:
+    """Answers what a user can mend, where the block raises it, with one line on stderr and exit status 2."""
+    try:
+        yield
+    except (DataError, FlagError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f'cannot write: {error}')
+
+
 def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace], RunRecord]) -> int:
     """Reads the flags, trains, shows and writes the record; returns the exit status.
 
@@ -474,16 +485,13 @@ def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace],
     """
     flags = parser.parse_args()
     try:
-        check_output_dir(flags.output_dir, name)
-        record = train(flags)
-        if record.rows and is_main_process():
-            paths = record.write(flags.output_dir)
-            print(record.table())
-            print('wrote', ', '.join(map(str, paths)))
-    except (DataError, FlagError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f'cannot write: {error}')
+        with one_line_errors(parser):
+            check_output_dir(flags.output_dir, name)
+            record = train(flags)
+            if record.rows and is_main_process():
+                paths = record.write(flags.output_dir)
+                print(record.table())
+                print('wrote', ', '.join(map(str, paths)))
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -35,7 +35,7 @@ from torch import multiprocessing
 from tqdm import tqdm
 
 import train_mlp_pytorch
-from cifar10_utils import N_CLASSES, N_PIXELS, DataError
+from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import (
     DATASET_TITLES,
     PALETTE,
@@ -49,6 +49,7 @@ from experiment import (
     load_data,
     machine,
     new_figure,
+    one_line_errors,
     output_paths,
     plot_curves,
     positive_float,
@@ -718,11 +719,8 @@ def main() -> int:
     parser = build_parser()
     flags = parser.parse_args()
     try:
-        search(flags)
-    except (DataError, FlagError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f'cannot write the results: {error}')
+        with one_line_errors(parser):
+            search(flags)
     except SearchError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import leaky_relu
 
 import train_mlp_numpy
+from benchmark import saved_bytes
 from cifar10_utils import get_cifar10
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction, CustomBatchNormManualModule
 from mlp_numpy import MLP
@@ -365,17 +366,6 @@ class CustomBatchNormTest(unittest.TestCase):
                     torch.testing.assert_close(custom.running_var, native.running_var, rtol=1e-12, atol=1e-12)
 
     def test_what_is_saved_for_the_backward_pass(self) -> None:
-        def saved_bytes(module: torch.nn.Module, x: torch.Tensor) -> int:
-            saved = {}
-
-            def pack(tensor: torch.Tensor) -> torch.Tensor:
-                saved[tensor.data_ptr()] = tensor.nbytes
-                return tensor
-
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                module(x)
-            return sum(saved.values())
-
         x = torch.randn(50, 8, requires_grad=True)
         manual, autograd, native = CustomBatchNormManualModule(8), CustomBatchNormAutograd(8), torch.nn.BatchNorm1d(8)
         self.assertEqual(saved_bytes(manual, x), x.nbytes + 3 * 8 * 4)  # and mean, 1 / √(var + eps), gamma
