@@ -86,11 +86,15 @@ class Ratio(NamedTuple):
 
 # Timing
 
+# The threads of NumPy's matrix library wait for more work at full speed for a tenth of a second after a product, and so
+# take PyTorch's cores from it. Before a short action all threads get the time to fall asleep.
+SETTLE = 0.15  # seconds
+
 
 def take_turns(actions: dict[str, Action], repeats: int, at_least: float = 0.05) -> dict[str, np.ndarray]:
     """The seconds of each action, once for each of `repeats` turns.
 
-    An action shorter than `at_least` seconds is done several times in a turn, always as often.
+    An action shorter than `at_least` seconds is done several times in a turn, always as often, and once before.
     """
     counts = {}
     for name, action in actions.items():
@@ -101,6 +105,9 @@ def take_turns(actions: dict[str, Action], repeats: int, at_least: float = 0.05)
     seconds = {name: np.empty(repeats) for name in actions}
     for turn in range(repeats):
         for name, action in actions.items():
+            if counts[name] > 1:
+                time.sleep(SETTLE)
+                action()
             start = time.perf_counter()
             for _ in range(counts[name]):
                 action()
