@@ -142,8 +142,11 @@ def batch_sum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Some rows at a time, so that their products, a megabyte in float32, are still in the cache when they are summed.
     """
     n_rows = max(1, 2**18 // a.shape[1])
-    blocks = zip(a.split(n_rows), b.split(n_rows), strict=True)
-    return sum((block_a * block_b).sum(dim=0) for block_a, block_b in blocks)
+    products = torch.empty_like(a[:n_rows])
+    total = a.new_zeros(a.shape[1])
+    for block_a, block_b in zip(a.split(n_rows), b.split(n_rows), strict=True):
+        total += torch.mul(block_a, block_b, out=products[: len(block_a)]).sum(dim=0)
+    return total
 
 
 def update_running(
