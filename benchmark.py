@@ -6,10 +6,11 @@
 The two sides of a pair do the same work on the same data, in the same data type, on the same number of threads. They
 take turns, A B A B …, after one turn that does not count; a ratio is the median over the turns of A's time divided by
 B's, given with the 10th and the 90th percentile. Where these lie on both sides of 1, the difference drowns in noise.
-Run it on a machine that does nothing else.
+Run it on a machine that does nothing else. A run of everything that was stopped goes on when it is started again.
 """
 
 import argparse
+import contextlib
 import importlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -41,6 +43,7 @@ from experiment import (
     FlagError,
     OneLineParser,
     check_output_dir,
+    check_same_flags,
     machine,
     new_figure,
     one_line_errors,
@@ -573,6 +576,48 @@ def scale(flags: argparse.Namespace) -> list[Ratio]:
     return ratios + compare('scale', 'an epoch on two processes', seconds, 'two', {'one': None})
 
 
+# What a full run writes
+
+
+def describe_environment(flags: argparse.Namespace) -> dict[str, object]:
+    """All that a ratio depends on besides the code."""
+    others = {}
+    for name in ('torchvision', 'scikit-learn'):
+        with contextlib.suppress(PackageNotFoundError):
+            others[name] = version(name)
+    return {'machine': machine(), 'threads': torch.get_num_threads(), 'versions': {**versions(), **others},
+            'repeats': flags.repeats}  # fmt: skip
+
+
+def write_ratios(path: Path, environment: dict[str, object], ratios: dict[str, list[Ratio]]) -> None:
+    """Writes the ratios of each benchmark, and what they depend on."""
+    rows = {name: [ratio._asdict() for ratio in measured] for name, measured in ratios.items()}
+    write_json(path, {**environment, 'ratios': rows})
+
+
+def read_ratios(path: Path) -> tuple[dict[str, object], dict[str, list[Ratio]]]:
+    """What `write_ratios` wrote: the environment and the ratios of each benchmark.
+
+    Raises:
+        OSError, ValueError, LookupError: the file cannot be read, or is another.
+    """
+    environment = json.loads(path.read_text())
+    rows = environment.pop('ratios')
+    return environment, {name: [Ratio(**row) for row in measured] for name, measured in rows.items()}
+
+
+def go_on_from(path: Path, environment: dict[str, object]) -> dict[str, list[Ratio]]:
+    """The ratios of a full run that was stopped, if it ran in this very environment."""
+    if not path.exists():
+        return {}
+    try:
+        saved_environment, ratios = read_ratios(path)
+    except (ValueError, LookupError, TypeError) as error:
+        raise FlagError(f'{path} is damaged: delete it to start anew') from error
+    check_same_flags(str(path), saved_environment, environment)
+    return ratios
+
+
 # All together
 
 BENCHMARKS = {
@@ -625,17 +670,24 @@ def main() -> int:
     if unknown:
         parser.error(f'no benchmark {unknown[0]!r}: there are {", ".join(BENCHMARKS)}')
     _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
-    ratios = []
+    unfinished_path = json_path.with_name('benchmark_unfinished.json')
+    environment, ratios = describe_environment(flags), {}
     try:
         with one_line_errors(parser):
             check_output_dir(flags.output_dir, 'benchmark')
+            if not flags.names:
+                ratios = go_on_from(unfinished_path, environment)
             for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
                 tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
-                ratios += BENCHMARKS[name](flags)
+                if name in ratios:
+                    tqdm.write(f'measured before the last run was stopped (delete {unfinished_path} to start anew)')
+                    continue
+                ratios[name] = BENCHMARKS[name](flags)
+                if not flags.names:
+                    write_ratios(unfinished_path, environment, ratios)
             if not flags.names:
-                environment = {'machine': machine(), 'threads': torch.get_num_threads(), 'versions': versions()}
-                write_json(json_path, {**environment, 'ratios': [ratio._asdict() for ratio in ratios]})
-                plot(ratios, png_path)
+                plot(list(itertools.chain(*ratios.values())), png_path)
+                os.replace(unfinished_path, json_path)
                 print(f'wrote {json_path}, {png_path}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

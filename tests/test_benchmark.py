@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import sys
 import unittest
 from unittest import mock
@@ -32,6 +31,9 @@ class BenchmarkTest(unittest.TestCase):
         actions = {name: lambda name=name: calls.append(name) for name in 'AB'}
         seconds = benchmark.take_turns(actions, repeats=3, at_least=0)
         self.assertEqual(''.join(calls), 'AABB' + 'ABABAB')
+        calls.clear()
+        benchmark.take_turns({'A': lambda: calls.append('A')}, repeats=1, at_least=0.05)
+        self.assertGreater(len(calls), 2 + 1 + 1)  # short: many in a turn, after one that does not count
         self.assertEqual([turns.shape for turns in seconds.values()], [(3,), (3,)])
         self.assertGreater(min(turns.min() for turns in seconds.values()), 0)
 
@@ -50,21 +52,33 @@ class BenchmarkTest(unittest.TestCase):
         self.assertRegex(out, r'\(4096, 1024\) +manual +/ native +\d+\.\d\d')
         self.assertRegex(out, r'\(4096, 1024\) bytes saved +manual +/ native +1\.00 .*reached')
 
-    def test_a_full_run_is_written_and_drawn(self) -> None:
+    def test_a_full_run_is_written_and_drawn_and_goes_on_where_it_was_stopped(self) -> None:
         def fake(name: str) -> mock.Mock:
             ratio = benchmark.Ratio(name, f'{name} width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)
             return mock.Mock(return_value=[ratio], __doc__='Of its kind.')
 
         fakes = {name: fake(name) for name in benchmark.BENCHMARKS}
         with temporary_directory() as directory, mock.patch.object(benchmark, 'BENCHMARKS', fakes):
-            status, _, _ = self.run_main('--output_dir', str(directory))
-            self.assertEqual(status, 0)
+            args = ('--output_dir', str(directory))
+            fakes['load'].side_effect = KeyboardInterrupt
+            self.assertEqual(self.run_main(*args)[0], 130)
+            self.assertEqual(files_under(directory), ['results', 'results/benchmark_unfinished.json'])
+
+            status, _, err = self.run_main(*args, '--repeats', '2')
+            self.assertEqual(status, 2)
+            self.assertIn('benchmark_unfinished.json belongs to another run: its repeats is 15, here it is 2', err)
+
+            fakes['load'].side_effect = None
+            status, out, _ = self.run_main(*args)
+            self.assertEqual((status, out.count('measured before')), (0, list(fakes).index('load')))
+            self.assertEqual([function.call_count for name, function in fakes.items() if name != 'load'],
+                             [1] * (len(fakes) - 1))  # fmt: skip
             self.assertEqual(
                 files_under(directory), ['figures', 'figures/benchmark.png', 'results', 'results/benchmark.json']
             )
-            written = json.loads((directory / 'results/benchmark.json').read_text())
-        self.assertEqual([ratio['benchmark'] for ratio in written['ratios']], list(benchmark.BENCHMARKS))
-        self.assertEqual(written['versions']['numpy'], np.__version__)
+            environment, ratios = benchmark.read_ratios(directory / 'results/benchmark.json')
+        self.assertEqual(ratios, {name: function.return_value for name, function in fakes.items()})
+        self.assertEqual(environment['versions']['numpy'], np.__version__)
 
     def test_bad_flags(self) -> None:
         for args, word in ((['fast'], "no benchmark 'fast'"), (['step', '--repeats', '0'], "got '0'")):
