@@ -628,7 +628,7 @@ BENCHMARKS = {
 def plot(ratios: list[Ratio], path: Path) -> None:
     """Draws every ratio with its spread and what was to be reached, and the step's time over its size."""
     figure, (dots, curves) = new_figure('Measured side by side', size=(12, 9))
-    shown = [ratio for ratio in ratios if ratio.benchmark != 'scale'][::-1]
+    shown = [ratio for ratio in ratios if not ratio.case.startswith('width')][::-1]
     for y, ratio in enumerate(shown):
         colour = PALETTE[0] if ratio.at_most is None or ratio.ratio <= ratio.at_most else PALETTE[1]
         dots.plot([ratio.low, ratio.high], [y, y], color=colour, linewidth=2)
@@ -638,7 +638,10 @@ def plot(ratios: list[Ratio], path: Path) -> None:
     dots.axvline(1, color='black', linewidth=0.8)
     dots.set_xscale('log')
     dots.set_yticks(range(len(shown)), [f'{r.case}: {r.ours} / {r.theirs}' for r in shown], fontsize=7)
-    dots.set(xlabel="our time divided by the other's (bar: to be at most)")
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+    dots.set_xticks(ticks, map(str, ticks))
+    dots.minorticks_off()
+    dots.set(xlabel="the first's time or bytes divided by the second's\n(bar: to be at most; vermilion: missed)")
     for colour, (kind, fixed) in zip(PALETTE, (('width', 'batch 256'), ('batch', 'width 512')), strict=False):
         points = sorted((int(words[words.index(kind) + 1]), ratio) for ratio in ratios if ratio.benchmark == 'scale'
                         and kind in (words := ratio.case.split()) and fixed in ratio.case)  # fmt: skip

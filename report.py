@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grid_search_mlp_pytorch as grid_search
+from benchmark import read_ratios
 from compare_batch_norm import VARIANTS
 from experiment import OneLineParser, atomic_file, best_row
 
@@ -226,6 +227,18 @@ def reproduce() -> str:
         seconds = record.get('wall_seconds', record.get('seconds'))
         rows.append([what, f'`python {command}`', duration(seconds), record.get('machine', 'not recorded')])
     return markdown(['question', 'command', 'took', 'on'], rows)
+
+
+@table
+def benchmarks() -> str:
+    """Every measured pair that something was to be reached for, and what it was measured on."""
+    environment, ratios = read_ratios(ROOT / 'results/benchmark.json')
+    rows = [[name, ratio.case, f'{ratio.ours} / {ratio.theirs}', f'{ratio.ratio:.2f}',
+             f'{ratio.low:.2f} to {ratio.high:.2f}', f'{ratio.at_most:.3g}', ratio.verdict]
+            for name, measured in ratios.items() for ratio in measured if ratio.at_most is not None]  # fmt: skip
+    header = ['benchmark', 'case', 'pair', 'ratio', '10th to 90th percentile', 'to reach', 'verdict']
+    libraries = ', '.join(f'{name} {number}' for name, number in environment['versions'].items())
+    return markdown(header, rows) + f'\nOn {environment["machine"]}, {environment["threads"]} threads; {libraries}.\n'
 
 
 @table

@@ -308,6 +308,8 @@ def train_model(
         # the ranks' gradients are averaged, not summed.
         scale = torch.tensor(n_ranks / flags.batch_size, device=device)
         record.say(f'device: {device.type}, {n_ranks} process(es)' if n_ranks > 1 else f'device: {device.type}')
+        if flags.precision == 'bfloat16' and device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX2':
+            record.say('this processor has no bfloat16 instructions: --precision float32 will be many times as fast')
         model.train()
         with record.running(start) as steps:
             for step in steps:

@@ -145,6 +145,13 @@ class TorchTrainingTest(unittest.TestCase):
         narrow = self.train('--precision', 'bfloat16').rows
         self.assertNotEqual(narrow, rows)
         self.assertAlmostEqual(narrow[0]['train_loss'], rows[0]['train_loss'], delta=0.05 * rows[0]['train_loss'])
+        for capability, warned in (('AVX2', True), ('AVX512', False)):
+            with (
+                mock.patch('torch.backends.cpu.get_cpu_capability', return_value=capability),
+                mock.patch.object(experiment.RunRecord, 'say') as say,
+            ):
+                self.train('--precision', 'bfloat16', '--max_steps', '1')
+            self.assertEqual('no bfloat16 instructions' in str(say.call_args_list), warned)
         record = self.train('--learning_rate', '1e30')
         self.assertEqual((record.status, record.rows[-1]['step']), ('diverged', 1))
 
