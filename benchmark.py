@@ -90,31 +90,39 @@ class Ratio(NamedTuple):
 # Timing
 
 # The threads of NumPy's matrix library wait for more work at full speed for a tenth of a second after a product, and so
-# take PyTorch's cores from it. Before a short action all threads get the time to fall asleep.
+# take PyTorch's cores from it. Before a short action all threads get the time to fall asleep; then it is done once
+# untimed.
 SETTLE = 0.15  # seconds
 
 
 def take_turns(actions: dict[str, Action], repeats: int, at_least: float = 0.05) -> dict[str, np.ndarray]:
     """The seconds of each action, once for each of `repeats` turns.
 
-    An action shorter than `at_least` seconds is done several times in a turn, always as often, and once before.
+    An action shorter than `at_least` seconds is done several times in a turn, always as often.
     """
+
+    def seconds_of(action: Action, count: int = 1) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            action()
+        return (time.perf_counter() - start) / count
+
+    is_short = {name: seconds_of(action) < 1 for name, action in actions.items()}
+
+    def prepare(name: str) -> None:
+        if is_short[name]:
+            time.sleep(SETTLE)
+            actions[name]()
+
     counts = {}
     for name, action in actions.items():
-        action()
-        start = time.perf_counter()
-        action()
-        counts[name] = max(1, round(at_least / (time.perf_counter() - start)))
+        prepare(name)
+        counts[name] = max(1, round(at_least / seconds_of(action)))
     seconds = {name: np.empty(repeats) for name in actions}
     for turn in range(repeats):
         for name, action in actions.items():
-            if counts[name] > 1:
-                time.sleep(SETTLE)
-                action()
-            start = time.perf_counter()
-            for _ in range(counts[name]):
-                action()
-            seconds[name][turn] = (time.perf_counter() - start) / counts[name]
+            prepare(name)
+            seconds[name][turn] = seconds_of(action, counts[name])
     return seconds
 
 
@@ -614,7 +622,7 @@ def go_on_from(path: Path, environment: dict[str, object]) -> dict[str, list[Rat
         saved_environment, ratios = read_ratios(path)
     except (ValueError, LookupError, TypeError) as error:
         raise FlagError(f'{path} is damaged: delete it to start anew') from error
-    check_same_flags(str(path), saved_environment, environment)
+    check_same_flags(f'{path} (delete it to start anew)', saved_environment, environment)
     return ratios
 
 
