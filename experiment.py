@@ -464,7 +464,10 @@ def load_data(flags: argparse.Namespace, **kwargs: object) -> dict[str, DataSet]
     data = get_cifar10(flags.data_dir, validation_size=flags.validation_size, dataset=flags.dataset, **kwargs)
     n_train = data['train'].num_examples
     if flags.batch_size > n_train:
-        raise FlagError(f'--batch_size must be at most {n_train} (all training examples), got {flags.batch_size}')
+        raise FlagError(
+            f'--batch_size must be at most {n_train} (the training examples that --validation_size leaves), '
+            f'got {flags.batch_size}'
+        )
     return data
 
 
