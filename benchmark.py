@@ -517,11 +517,15 @@ def grid(flags: argparse.Namespace) -> list[Ratio]:
         settings = grid_search.all_settings(values)
         start = time.perf_counter()
         for setting in tqdm(settings, desc='separate processes', disable=None):
-            args = [f'--{flag}={value}' for flag, value in setting._asdict().items()]
-            run_python('train_mlp_pytorch.py', *places, *args)
+            train_alone(setting, places)
         one_by_one = time.perf_counter() - start
     seconds = {'search': np.array([together]), 'separate': np.array([one_by_one])}
     return compare('grid', '54 settings, one hidden layer', seconds, 'search', {'separate': 1 / 2.5})
+
+
+def train_alone(setting: grid_search.Setting, places: list[str]) -> None:
+    """A process that trains one setting; `places` are the flags that say where the data and the results are."""
+    run_python('train_mlp_pytorch.py', *places, *(f'--{flag}={value}' for flag, value in setting._asdict().items()))
 
 
 # full_grid: the committed search against separate processes
@@ -539,9 +543,8 @@ def full_grid(flags: argparse.Namespace) -> list[Ratio]:
     measured = []
     with tempfile.TemporaryDirectory() as directory:
         for i in tqdm(sample, desc='separate processes', disable=None):
-            args = [f'--{flag}={value}' for flag, value in settings[i]._asdict().items()]
             start = time.perf_counter()
-            run_python('train_mlp_pytorch.py', '--data_dir', flags.data_dir, '--output_dir', directory, *args)
+            train_alone(settings[i], ['--data_dir', flags.data_dir, '--output_dir', directory])
             measured.append(time.perf_counter() - start)
     slope, start_up = np.polyfit(shares[sample], measured, 1)
     separate = start_up * len(settings) + slope * shares.sum()
@@ -607,11 +610,14 @@ def read_ratios(path: Path) -> tuple[dict[str, object], dict[str, list[Ratio]]]:
     """What `write_ratios` wrote: the environment and the ratios of each benchmark.
 
     Raises:
-        OSError, ValueError, LookupError: the file cannot be read, or is another.
+        OSError, ValueError: the file cannot be read, or is another.
     """
     environment = json.loads(path.read_text())
-    rows = environment.pop('ratios')
-    return environment, {name: [Ratio(**row) for row in measured] for name, measured in rows.items()}
+    try:
+        rows = environment.pop('ratios')
+        return environment, {name: [Ratio(**row) for row in measured] for name, measured in rows.items()}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f'no ratios of benchmarks in it: {error}') from error
 
 
 def go_on_from(path: Path, environment: dict[str, object]) -> dict[str, list[Ratio]]:
@@ -620,7 +626,7 @@ def go_on_from(path: Path, environment: dict[str, object]) -> dict[str, list[Rat
         return {}
     try:
         saved_environment, ratios = read_ratios(path)
-    except (ValueError, LookupError, TypeError) as error:
+    except ValueError as error:
         raise FlagError(f'{path} is damaged: delete it to start anew') from error
     check_same_flags(f'{path} (delete it to start anew)', saved_environment, environment)
     return ratios

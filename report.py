@@ -225,7 +225,7 @@ def reproduce() -> str:
     for what, (command, name) in commands.items():
         record = summary(name)
         seconds = record.get('wall_seconds', record.get('seconds'))
-        rows.append([what, f'`python {command}`', duration(seconds), record.get('machine', 'not recorded')])
+        rows.append([what, f'`python {command}`', duration(seconds), record['machine']])
     return markdown(['question', 'command', 'took', 'on'], rows)
 
 

@@ -68,6 +68,14 @@ class BenchmarkTest(unittest.TestCase):
             self.assertEqual(status, 2)
             self.assertIn('(delete it to start anew) belongs to another run: its repeats is 15, here it is 2', err)
 
+            unfinished = directory / 'results/benchmark_unfinished.json'
+            whole = unfinished.read_text()
+            for damaged in (whole[:-9], '{}', '[]', '{"ratios": []}', '{"ratios": {"step": [{"kase": 1}]}}'):
+                unfinished.write_text(damaged)
+                status, _, err = self.run_main(*args)
+                self.assertEqual((status, 'is damaged: delete it' in err), (2, True), damaged)
+            unfinished.write_text(whole)
+
             fakes['load'].side_effect = None
             status, out, _ = self.run_main(*args)
             self.assertEqual((status, out.count('measured before')), (0, list(fakes).index('load')))
