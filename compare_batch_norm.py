@@ -18,41 +18,30 @@ import train_mlp_pytorch
 from experiment import (
     DATASET_TITLES,
     PALETTE,
-    FlagError,
-    OneLineParser,
     best_row,
     machine,
     main,
     new_figure,
-    non_negative_int,
     output_paths,
     record_name,
-    refuse_flags,
     save_figure,
     versions,
     write_csv,
     write_json,
 )
+from flags import FlagError, OneLineParser, defaults, distinct_seeds
 
 VARIANTS = {'none': ('without', PALETTE[1]), 'manual': ('with batch normalisation', PALETTE[0])}
 
 
 def build_parser() -> OneLineParser:
-    """The flags of `train_mlp_pytorch.py`, and the seeds."""
-    parser = train_mlp_pytorch.build_parser()
+    """The flags of `train_mlp_pytorch.py` that all runs share, and the seeds."""
+    parser = OneLineParser(description='Trains the PyTorch MLP without batch normalisation and with it, and compares.')
+    train_mlp_pytorch.add_flags(parser)
     parser.add_argument(
         '--seeds', type=distinct_seeds, default=[42, 43, 44], metavar='N,N,...', help='a run of each kind for each'
     )
-    parser.set_defaults(seed=None, batch_norm=None)
     return parser
-
-
-def distinct_seeds(text: str) -> list[int]:
-    """The type of `--seeds`."""
-    seeds = [non_negative_int(seed) for seed in text.split(',')]
-    if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f'must not repeat a seed, got {text!r}')
-    return seeds
 
 
 class Comparison:
@@ -131,14 +120,13 @@ def train(flags: argparse.Namespace) -> Comparison:
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    refuse_flags(flags, ('seed', 'batch_norm'), 'every seed of --seeds is run without batch normalisation and with it')
-    refuse_flags(flags, ('checkpoint', 'resume'), 'these runs are short, and each would need a file of its own')
     comparison = Comparison(flags)
+    of_trainer = defaults(train_mlp_pytorch.build_parser())
     start = time.perf_counter()
     # With it first, so that a batch too small for it is refused at once.
     runs = [(batch_norm, seed) for seed in flags.seeds for batch_norm in reversed(VARIANTS)]
     for batch_norm, seed in tqdm(runs, unit='run', disable=None):
-        run_flags = argparse.Namespace(**{**vars(flags), 'batch_norm': batch_norm, 'seed': seed})
+        run_flags = argparse.Namespace(**{**of_trainer, **vars(flags), 'batch_norm': batch_norm, 'seed': seed})
         record = train_mlp_pytorch.train(run_flags, quiet=True)
         if record.status == 'interrupted':
             raise KeyboardInterrupt

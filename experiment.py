@@ -1,6 +1,6 @@
-"""What every training script shares: its flags, the record of its run (CSV and JSON) and the accuracy/loss figure.
+"""What a run leaves: its record (CSV and JSON) and the figure of its curves; and what a script does around a training.
 
-    record = RunRecord('mlp_numpy', 'MLP in NumPy', vars(flags), 'cifar10')
+    record = RunRecord('mlp_numpy', 'MLP in NumPy', 'cifar10', max_steps=1500, eval_freq=100)
     with record.running() as steps:  # progress bar, Ctrl-C, the clock
         for step in steps:
             ...
@@ -24,123 +24,21 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 from tqdm import tqdm
 
-from cifar10_utils import DataError, DataSet, get_cifar10
+from cifar10_utils import DataSet, get_cifar10
+from flags import FlagError, OneLineParser, is_main_process, one_line_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (not CIFAR-10)'}
-
-
-# Flags
-
-MAX_WIDTH = 100_000  # of a hidden layer: 2.5 GB of weights on CIFAR-10
-
-
-class FlagError(ValueError):
-    """A flag that cannot be followed; the message is one line that says what to do."""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with one line rather than with its whole usage."""
-
-    def __init__(self, **kwargs: object) -> None:
-        # A script built on another's flags may define one of them anew.
-        kwargs = {'allow_abbrev': False, 'conflict_handler': 'resolve'} | kwargs
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with this line on stderr and exit status 2; under torchrun rank 0 alone says it."""
-        line = f'{self.prog}: error: {" ".join(message.split())} (--help lists the flags)\n'
-        self.exit(2, line if is_main_process() else None)
-
-
-def positive_int(text: str) -> int:
-    """The type of a flag that counts something."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'must be a whole number above zero, got {text!r}')
-    return int(text)
-
-
-def non_negative_int(text: str) -> int:
-    """The type of a flag that counts something that may be absent, or of a seed."""
-    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f'must be a whole number from 0 to 2**32 - 1, got {text!r}')
-    return int(text)
-
-
-def positive_float(text: str) -> float:
-    """The type of a learning rate."""
-    value = _number(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f'must be a finite number above zero, got {text!r}')
-    return value
-
-
-def non_negative_float(text: str) -> float:
-    """The type of a slope."""
-    value = _number(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f'must be a finite number, zero or above, got {text!r}')
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def hidden_units(text: str) -> list[int]:
-    """The type of `--dnn_hidden_units`: `100,100` gives [100, 100], and nothing gives [], no hidden layer."""
-    try:
-        widths = [positive_int(width.strip()) for width in text.split(',')] if text.strip() else []
-    except argparse.ArgumentTypeError:
-        widths = [0]
-    if any(not 0 < width <= MAX_WIDTH for width in widths):
-        raise argparse.ArgumentTypeError(
-            f'must be widths from 1 to {MAX_WIDTH} between commas, such as 100 or 200,100, got {text!r}'
-        )
-    return widths
-
-
-def make_parser(
-    description: str, learning_rate: float, max_steps: int, batch_size: int, eval_freq: int
-) -> OneLineParser:
-    """A parser with the flags that all trainers have, at these defaults."""
-    parser = OneLineParser(description=description)
-    add = parser.add_argument
-    add('--learning_rate', type=positive_float, default=learning_rate, help='step size')
-    add('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
-    add('--batch_size', type=positive_int, default=batch_size, help='examples in a training step')
-    add('--eval_freq', type=positive_int, default=eval_freq, help='steps from one evaluation to the next')
-    add('--seed', type=non_negative_int, default=42, help='seed of the initial weights')
-    add('--dataset', choices=['auto', 'cifar10', 'synthetic'], default='auto',
-        help='cifar10: on disk, else downloaded; auto: the same, or the stand-in where neither works')  # fmt: skip
-    add('--data_dir', default=os.environ.get('CIFAR10_DIR', './cifar10'),
-        help='holds cifar-10-batches-py, or is it; CIFAR10_DIR in the environment sets the default')  # fmt: skip
-    add('--validation_size', type=non_negative_int, default=0,
-        help='leading training examples to validate on rather than train on')  # fmt: skip
-    add('--output_dir', default='.', help='where results/ and figures/ go')
-    return parser
-
-
-def add_mlp_flags(parser: OneLineParser) -> None:
-    """Adds the flags that describe a multi-layer perceptron."""
-    parser.add_argument(
-        '--dnn_hidden_units', type=hidden_units, default=[100], metavar='N,N,...',
-        help='widths of the hidden layers; an empty string for none',
-    )  # fmt: skip
-    parser.add_argument('--neg_slope', type=non_negative_float, default=0.0, help='slope of the rectifiers below zero')
 
 
 # The record
@@ -163,20 +61,36 @@ class RunRecord:
     Args:
         name: of its files; a run on the stand-in has `_synthetic` added.
         title: of its figure, such as 'MLP in NumPy'.
-        flags: every flag of the run, by name.
         dataset: 'cifar10' or 'synthetic'.
+        max_steps, eval_freq: how many steps it has, and how many lie between two evaluations.
+        flags: every flag of the run, by name, for the record.
         quiet: no progress bar and no lines.
+        evaluate_after: numbers of steps after which to evaluate as well, counted from 1.
 
     `rows` has a dictionary per evaluation: step (counted from 1), train_acc, train_loss, test_acc, test_loss and, with
     a validation set, val_acc and val_loss. `status` is 'finished', 'diverged' or 'interrupted'.
     """
 
-    def __init__(self, name: str, title: str, flags: dict, dataset: str, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        dataset: str,
+        max_steps: int,
+        eval_freq: int,
+        flags: dict[str, object] | None = None,
+        quiet: bool = False,
+        evaluate_after: Collection[int] = (),
+    ) -> None:
+        self.script = name
         self.name = record_name(name, dataset)
         self.title = f'{title} on {DATASET_TITLES[dataset]}'
-        self.flags = flags
         self.dataset = dataset
+        self.max_steps = max_steps
+        self.eval_freq = eval_freq
+        self.flags = flags or {}
         self.quiet = quiet
+        self.evaluate_after = {max_steps, *evaluate_after}
         self.rows: list[dict[str, float]] = []
         self.status = 'finished'
         self.seconds = 0.0
@@ -185,7 +99,7 @@ class RunRecord:
     def running(self, start: int = 0) -> Iterator[Iterator[int]]:
         """Gives the steps from `start` to max_steps - 1, ending early at divergence; Ctrl-C ends the block quietly."""
         self.started = time.perf_counter() - self.seconds
-        self.bar = tqdm(total=self.flags['max_steps'], initial=start, unit='step', disable=True if self.quiet else None)
+        self.bar = tqdm(total=self.max_steps, initial=start, unit='step', disable=True if self.quiet else None)
         try:
             yield self._steps(start)
         except KeyboardInterrupt:
@@ -196,7 +110,7 @@ class RunRecord:
             self.seconds = self.elapsed()
 
     def _steps(self, start: int) -> Iterator[int]:
-        for step in range(start, self.flags['max_steps']):
+        for step in range(start, self.max_steps):
             if self.status == 'diverged':
                 return
             yield step
@@ -215,12 +129,8 @@ class RunRecord:
         self.rows, self.status, self.seconds = state['rows'], state['status'], state['seconds']
 
     def evaluation_due(self, step: int, loss: float) -> bool:
-        """Whether this step is to be evaluated: every eval_freq steps, at the last step, and when the loss diverged.
-
-        A caller that wants evaluations after further steps lists them in flags['also_evaluate'], counted from 1.
-        """
-        last = step + 1 in (self.flags['max_steps'], *self.flags.get('also_evaluate', ()))
-        return step % self.flags['eval_freq'] == 0 or last or not math.isfinite(loss)
+        """Whether to evaluate after step `step`: every eval_freq steps, at the last, and when the loss diverged."""
+        return step % self.eval_freq == 0 or step + 1 in self.evaluate_after or not math.isfinite(loss)
 
     def add(
         self,
@@ -433,53 +343,23 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
 # What every script does around its training
 
 
-def refuse_flags(flags: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
-    """Raises a FlagError if one of these flags, whose default is None, is given: rather than ignore it."""
-    for name in names:
-        if getattr(flags, name) is not None:
-            raise FlagError(f'--{name} is of no use here: {why}')
-
-
-def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object]) -> None:
-    """Raises a FlagError that names the first difference unless `what` was made with the flags of this run."""
-    for flag in sorted({*saved, *here}):
-        if saved.get(flag) != here.get(flag):
-            raise FlagError(
-                f'{what} belongs to another run: its {flag} is {saved.get(flag)}, here it is {here.get(flag)}'
-            )
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes: under torchrun rank 0, else any."""
-    return 'TORCHELASTIC_RUN_ID' not in os.environ or os.environ['RANK'] == '0'
-
-
-def load_data(flags: argparse.Namespace, **kwargs: object) -> dict[str, DataSet]:
-    """The data sets that the flags ask for; see `get_cifar10`, which takes the other arguments.
+def load_data(
+    data_dir: str, dataset: str, validation_size: int, batch_size: int, **kwargs: object
+) -> dict[str, DataSet]:
+    """The data sets that the flags of these names ask for; see `get_cifar10`, which takes the other arguments.
 
     Raises:
         DataError: the data cannot be had, or are too few for the validation set.
         FlagError: the data are too few for a single batch.
     """
-    data = get_cifar10(flags.data_dir, validation_size=flags.validation_size, dataset=flags.dataset, **kwargs)
+    data = get_cifar10(data_dir, validation_size=validation_size, dataset=dataset, **kwargs)
     n_train = data['train'].num_examples
-    if flags.batch_size > n_train:
+    if batch_size > n_train:
         raise FlagError(
             f'--batch_size must be at most {n_train} (the training examples that --validation_size leaves), '
-            f'got {flags.batch_size}'
+            f'got {batch_size}'
         )
     return data
-
-
-@contextlib.contextmanager
-def one_line_errors(parser: OneLineParser) -> Iterator[None]:
-    """Answers what a user can mend, where the block raises it, with one line on stderr and exit status 2."""
-    try:
-        yield
-    except (DataError, FlagError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f'cannot write: {error}')
 
 
 def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace], RunRecord]) -> int:

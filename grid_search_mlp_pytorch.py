@@ -39,27 +39,30 @@ from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import (
     DATASET_TITLES,
     PALETTE,
-    FlagError,
-    OneLineParser,
     best_row,
     check_output_dir,
-    check_same_flags,
-    hidden_units,
-    is_main_process,
     load_data,
     machine,
     new_figure,
-    one_line_errors,
     output_paths,
     plot_curves,
-    positive_float,
-    positive_int,
     record_name,
-    refuse_flags,
     save_figure,
     versions,
     write_csv,
     write_json,
+)
+from flags import (
+    FlagError,
+    OneLineParser,
+    add_seed_flag,
+    check_same_flags,
+    defaults,
+    hidden_units,
+    is_main_process,
+    one_line_errors,
+    positive_float,
+    positive_int,
 )
 from training_pytorch import OPTIMIZERS, launched, pick_device
 
@@ -80,7 +83,7 @@ GRIDS = {
         'optimizer': ['adam'],
     },
 }
-FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'checkpoint', 'resume', 'device', 'compile'}
+FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'device', 'compile'}
 STYLES = ('-', '--', ':', '-.')
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 BASE_NAME = 'grid_search_mlp_pytorch'
@@ -130,8 +133,10 @@ def hidden_layers(text: str) -> str:
 
 def build_parser() -> OneLineParser:
     """The flags of `train_mlp_pytorch.py`, five of them with lists of values, and those of the search."""
-    parser = train_mlp_pytorch.build_parser()
-    parser.description = 'Searches the hyper-parameters of the PyTorch multi-layer perceptron.'
+    parser = OneLineParser(description='Searches the hyper-parameters of the PyTorch multi-layer perceptron.')
+    train_mlp_pytorch.add_flags(parser)
+    train_mlp_pytorch.add_batch_norm_flag(parser)
+    add_seed_flag(parser)
     add = parser.add_argument
     checks = {'learning_rate': positive_float, 'max_steps': positive_int, 'batch_size': positive_int,
               'dnn_hidden_units': hidden_layers, 'optimizer': optimizer_name}  # fmt: skip
@@ -162,9 +167,9 @@ def searched_values(flags: argparse.Namespace) -> dict[str, list]:
         raise FlagError('name either --grid full or additional, or lists of values such as --learning_rate 1e-3 2e-3')
     if flags.grid:
         return GRIDS[flags.grid]
-    defaults = vars(train_mlp_pytorch.build_parser().parse_args([]))
-    defaults['dnn_hidden_units'] = ','.join(map(str, defaults['dnn_hidden_units']))
-    return {flag: given.get(flag, [defaults[flag]]) for flag in Setting._fields}
+    of_trainer = defaults(train_mlp_pytorch.build_parser())
+    of_trainer['dnn_hidden_units'] = ','.join(map(str, of_trainer['dnn_hidden_units']))
+    return {flag: given.get(flag, [of_trainer[flag]]) for flag in Setting._fields}
 
 
 def all_settings(values: dict[str, list]) -> list[Setting]:
@@ -225,7 +230,8 @@ class Results:
                 raise ValueError(f'{odd[0]} has no times or no such optimizer')
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlagError(f'{self.csv_path} or the JSON beside it is damaged ({error}): move both away') from error
-        check_same_flags(f'{self.csv_path} (use another --output_dir for this one)', saved, fixed)
+        what = f'{self.csv_path} (use another --output_dir for this one)'
+        check_same_flags(what, saved, fixed, defaults(build_parser()))
         self.rows = [row for row in rows if setting_of(row) in whole]
 
     def done(self) -> set[Setting]:
@@ -279,18 +285,18 @@ def setting_of(row: dict[str, object]) -> Setting:
 # Training
 
 
-def flags_of(run: Run, flags: argparse.Namespace) -> argparse.Namespace:
-    """The trainer's flags for a run: those of its longest setting, evaluated where the others end as well."""
-    longest = run[-1]
-    return argparse.Namespace(**{
-        **vars(flags), **longest._asdict(), 'dnn_hidden_units': longest.widths,
-        'also_evaluate': [setting.max_steps for setting in run],
-    })  # fmt: skip
+def trainer_flags(run: Run, flags: argparse.Namespace) -> argparse.Namespace:
+    """The trainer's flags for a run: those of its longest setting, and of the search where they have the same name."""
+    longest = run[-1]._asdict() | {'dnn_hidden_units': run[-1].widths}
+    of_trainer = defaults(train_mlp_pytorch.build_parser())
+    of_search = {flag: value for flag, value in vars(flags).items() if flag in of_trainer}
+    return argparse.Namespace(**{**of_trainer, **of_search, **longest})
 
 
 def train_run(run: Run, flags: argparse.Namespace) -> Rows:
     """Trains a run at its settings' largest number of steps and returns the rows of every one of them."""
-    record = train_mlp_pytorch.train(flags_of(run, flags), quiet=True, alone=True)
+    ends = [setting.max_steps for setting in run]
+    record = train_mlp_pytorch.train(trainer_flags(run, flags), quiet=True, alone=True, evaluate_after=ends)
     if record.status == 'interrupted':
         raise KeyboardInterrupt
     rows = []
@@ -440,7 +446,6 @@ def search(flags: argparse.Namespace) -> None:
     """
     flags = argparse.Namespace(**vars(flags))
     values = searched_values(flags)
-    refuse_flags(flags, ('checkpoint', 'resume'), 'every finished run is on disk, and the same command goes on')
     trains = not (flags.plot or flags.dry_run)
     if not is_main_process():
         if trains:
@@ -448,12 +453,12 @@ def search(flags: argparse.Namespace) -> None:
         return
     if trains:
         pick_device(flags.device)
-        largest = argparse.Namespace(**{**vars(flags), 'batch_size': max(values['batch_size'])})
-        flags.dataset = load_data(largest)['train'].name
+        data = load_data(flags.data_dir, flags.dataset, flags.validation_size, max(values['batch_size']))
+        flags.dataset = data['train'].name
     elif flags.dataset == 'auto':
         flags.dataset = 'cifar10'
-    if launched():
-        refuse_flags(flags, ('processes',), "torchrun's --nproc_per_node says how many there are")
+    if launched() and flags.processes is not None:
+        raise FlagError("--processes is of no use here: torchrun's --nproc_per_node says how many there are")
 
     name = {'full': BASE_NAME}.get(flags.grid, f'{BASE_NAME}_{flags.grid or "own"}')
     name = record_name(name + ('_validation' if flags.validation_size else ''), flags.dataset)
@@ -463,7 +468,7 @@ def search(flags: argparse.Namespace) -> None:
     settings = all_settings(values)
     runs = left_to_do(settings, results)
     for run in runs:
-        train_mlp_pytorch.check_batch_norm(flags_of(run, flags), alone=True)
+        train_mlp_pytorch.check_batch_norm(flags.batch_norm, run[-1].widths, run[-1].batch_size, alone=True)
     if flags.dry_run:
         print_plan(flags, settings, runs, results)
         return
@@ -485,26 +490,13 @@ def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list[Ru
     n_left = sum(map(len, runs))
     print(f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}')
     longest = {setting.run: setting for setting in sorted(results.done(), key=lambda setting: setting.max_steps)}
-    if longest:
+    if longest and runs:
         speed = sum(arithmetic([setting]) for setting in longest.values()) / sum(
             results.times[run]['wall_seconds'] for run in longest
         )
-        basis = 'at the speed of the runs done'
-    else:
-        speed, basis = matrix_speed() / 3, 'at a third of the speed of bare matrix products'
-    n_processes = flags.processes or os.cpu_count()
-    hours = sum(map(arithmetic, runs)) / speed / n_processes / 3600
-    print(f'time left on {n_processes} process(es), {basis}: {hours:.2f} hours')
-
-
-def matrix_speed() -> float:
-    """The floating point operations a second of a first layer's product on one core."""
-    torch.set_num_threads(1)
-    x, weight = torch.randn(400, N_PIXELS), torch.randn(400, N_PIXELS)
-    start, n = time.perf_counter(), 20
-    for _ in range(n):
-        torch.nn.functional.linear(x, weight)
-    return n * 2 * x.numel() * len(weight) / (time.perf_counter() - start)
+        n_processes = flags.processes or os.cpu_count()
+        hours = sum(map(arithmetic, runs)) / speed / n_processes / 3600
+        print(f'time left on {n_processes} process(es), at the speed of the runs done: {hours:.2f} hours')
 
 
 # Figures and findings

@@ -1,10 +1,10 @@
 """A multi-layer perceptron in NumPy: linear layers with rectifiers between them and a softmax at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from modules import LeakyReLUModule, LinearModule, ReLUModule, SoftMaxModule
+from modules import LeakyReLUModule, LinearModule, Module, ReLUModule, SoftMaxModule
 
 
 class MLP:
@@ -18,7 +18,7 @@ class MLP:
         rng: draws the weights, layer by layer; NumPy's global generator if None.
         dtype: of the parameters; inputs should be of the same.
 
-    `modules` holds the layers in order, the softmax last.
+    `modules` holds the layers in order, the softmax last; layers of other kinds may be put among them.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class MLP:
         rng: np.random.RandomState | None = None,
         dtype: type = np.float64,
     ) -> None:
-        self.modules = []
+        self.modules: list[Module] = []
         width = n_inputs
         for n_units in n_hidden:
             self.modules.append(LinearModule(width, n_units, rng, dtype))
@@ -58,9 +58,19 @@ class MLP:
         first, *rest = self.modules
         for module in reversed(rest):
             dout = module.backward(dout)
-        first.backward_params(dout)  # nobody asks for the pixels' gradient, a third of all arithmetic
+        first.needs_dx = False  # nobody asks for the pixels' gradient, a third of all arithmetic
+        try:
+            first.backward(dout)
+        finally:
+            first.needs_dx = True
 
-    @property
-    def linear_modules(self) -> list[LinearModule]:
-        """The layers with parameters, in order."""
-        return [module for module in self.modules if isinstance(module, LinearModule)]
+    def params_and_grads(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Every parameter of every layer with its gradient, in order: all that an optimiser needs to know."""
+        for module in self.modules:
+            for name, param in module.params.items():
+                yield param, module.grads[name]
+
+    def clear_cache(self) -> None:
+        """Lets go of what the last `forward` has kept."""
+        for module in self.modules:
+            module.clear_cache()

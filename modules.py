@@ -3,9 +3,54 @@
 Each module states its forward formula and its backward rule, keeps in `forward` exactly what its `backward` needs, and
 `backward(dout)` turns the loss's gradient with respect to the module's output into the one with respect to its input.
 Every array has one row per example: x is (n_batch, n_in), dout is (n_batch, n_out). REPORT.md derives the equations.
+
+A layer of your own is a class with these two methods. If it has parameters, it keeps them in `params` and writes their
+gradients into `grads`, under the same names; the network and the optimiser ask for nothing else:
+
+    class ScaleModule(Module):  # out = scale · x
+        def __init__(self):
+            self.params, self.grads = {'scale': np.ones(1)}, {'scale': np.zeros(1)}
+
+        def forward(self, x):
+            self.cache = x
+            return self.params['scale'] * x
+
+        def backward(self, dout):
+            self.grads['scale'][:] = np.sum(dout * self.cache)
+            return self.params['scale'] * dout
 """
 
 import numpy as np
+
+
+class Module:
+    """What all layers have.
+
+    `params` and `grads` hold arrays by name, and are empty until a layer gives itself some; `cache` is what `forward`
+    keeps for `backward`; where `needs_dx` is false, nobody asks for the gradient that `backward` returns, and a layer
+    may save itself the work.
+    """
+
+    cache: object = None
+    needs_dx = True
+
+    def __new__(cls, *args: object, **kwargs: object) -> 'Module':
+        """A module whose class need not remember to call `super().__init__()`."""
+        module = super().__new__(cls)
+        module.params, module.grads = {}, {}
+        return module
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output for a batch x."""
+        raise NotImplementedError
+
+    def backward(self, dout: np.ndarray) -> np.ndarray | None:
+        """Fills `grads`, and returns the gradient with respect to the x of the last `forward`."""
+        raise NotImplementedError
+
+    def clear_cache(self) -> None:
+        """Lets go of what the last `forward` has kept."""
+        self.cache = None
 
 
 def check_shape(what: str, array: np.ndarray, expected: tuple[int | str, ...]) -> None:
@@ -17,7 +62,12 @@ def check_shape(what: str, array: np.ndarray, expected: tuple[int | str, ...]) -
         raise ValueError(f'{what} must have shape ({", ".join(map(str, expected))}), got {array.shape}')
 
 
-class LinearModule:
+def floating(x: np.ndarray) -> np.ndarray:
+    """The same numbers in floating point: whole numbers and booleans, which wrap and truncate, become float64."""
+    return x if np.issubdtype(x.dtype, np.inexact) else x.astype(np.float64)
+
+
+class LinearModule(Module):
     """A linear layer: out = x Wᵀ + b.
 
     Args:
@@ -47,38 +97,35 @@ class LinearModule:
             ValueError: x has another shape.
         """
         check_shape('x', x, ('n_batch', self.params['weight'].shape[1]))
-        self.x = x
+        self.cache = x = floating(x)
         out = x @ self.params['weight'].T
         out += self.params['bias']
         return out
 
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Fills `grads` and returns the gradient with respect to x: dx = dout W (Eq. 16).
+    def backward(self, dout: np.ndarray) -> np.ndarray | None:
+        """Fills `grads` and returns the gradient with respect to x, or None where nobody asks for it.
+
+        dW = doutᵀ x        (Eq. 17)
+        db = Σ_batch dout   (Eq. 18)
+        dx = dout W         (Eq. 16)
 
         Raises:
             ValueError: dout (n_batch, out_features) has another shape than the last output.
         """
-        self.backward_params(dout)
-        return dout @ self.params['weight']
-
-    def backward_params(self, dout: np.ndarray) -> None:
-        """Fills `grads` alone, which is all that a network's first layer needs.
-
-        dW = doutᵀ x        (Eq. 17)
-        db = Σ_batch dout   (Eq. 18)
-        """
-        check_shape('dout', dout, (len(self.x), len(self.params['bias'])))
-        np.matmul(dout.T, self.x, out=self.grads['weight'])
+        x = self.cache
+        check_shape('dout', dout, (len(x), len(self.params['bias'])))
+        np.matmul(dout.T, x, out=self.grads['weight'])
         np.sum(dout, axis=0, out=self.grads['bias'])
+        return dout @ self.params['weight'] if self.needs_dx else None
 
 
-class ReLUModule:
+class ReLUModule(Module):
     """The rectifier: out = max(0, x)."""
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output, of x's shape."""
-        self.out = np.maximum(x, 0)
-        return self.out
+        self.cache = out = np.maximum(floating(x), 0)
+        return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """The gradient with respect to x: dx = dout where x > 0, else 0 (Eq. 15 with a = 0).
@@ -86,11 +133,12 @@ class ReLUModule:
         Raises:
             ValueError: dout has another shape than the last output.
         """
-        check_shape('dout', dout, self.out.shape)
-        return dout * (self.out > 0)  # out > 0 just where x > 0
+        out = self.cache
+        check_shape('dout', dout, out.shape)
+        return dout * (out > 0)  # out > 0 just where x > 0
 
 
-class LeakyReLUModule:
+class LeakyReLUModule(Module):
     """The leaky rectifier: out = x where x > 0, else neg_slope · x."""
 
     def __init__(self, neg_slope: float) -> None:
@@ -98,8 +146,9 @@ class LeakyReLUModule:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output, of x's shape."""
-        self.slope = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.neg_slope))
-        return self.slope * x
+        x = floating(x)
+        self.cache = slope = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.neg_slope))
+        return slope * x
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """The gradient with respect to x: dx = dout where x > 0, else neg_slope · dout (Eq. 15).
@@ -107,11 +156,12 @@ class LeakyReLUModule:
         Raises:
             ValueError: dout has another shape than the last output.
         """
-        check_shape('dout', dout, self.slope.shape)
-        return dout * self.slope
+        slope = self.cache
+        check_shape('dout', dout, slope.shape)
+        return dout * slope
 
 
-class SoftMaxModule:
+class SoftMaxModule(Module):
     """Softmax over each row: out_i = exp(x_i) / Σ_k exp(x_k)."""
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -120,25 +170,27 @@ class SoftMaxModule:
         The row's maximum is subtracted first, which leaves the quotient as it is and keeps exp from overflowing.
         """
         check_shape('x', x, ('n_batch', 'n_classes'))
+        x = floating(x)
         out = x - x.max(axis=1, keepdims=True)
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)
-        self.out = out
+        self.cache = out
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """The gradient with respect to x: dx_j = out_j (dout_j − Σ_i dout_i out_i) (Eq. 13).
 
-        This is dout times the Jacobian of Eq. 2, which is never built.
+        This is dout times the softmax's Jacobian, without building that matrix.
 
         Raises:
             ValueError: dout has another shape than the last output.
         """
-        check_shape('dout', dout, self.out.shape)
-        return self.out * (dout - (dout * self.out).sum(axis=1, keepdims=True))
+        out = self.cache
+        check_shape('dout', dout, out.shape)
+        return out * (dout - (dout * out).sum(axis=1, keepdims=True))
 
 
-class CrossEntropyModule:
+class CrossEntropyModule(Module):
     """The mean cross-entropy of probabilities x and one-hot labels y: L = −1/n_batch Σ_n Σ_i y_ni log(x_ni + 1e-10)."""
 
     EPS = 1e-10  # keeps the logarithm finite where a probability underflows to zero
@@ -159,4 +211,4 @@ class CrossEntropyModule:
             ValueError: the shapes differ.
         """
         check_shape('y', y, x.shape)
-        return -y / ((x + self.EPS) * len(x))
+        return -(y / ((x + self.EPS) * len(x)))

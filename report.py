@@ -15,7 +15,8 @@ from pathlib import Path
 import grid_search_mlp_pytorch as grid_search
 from benchmark import read_ratios
 from compare_batch_norm import VARIANTS
-from experiment import OneLineParser, atomic_file, best_row
+from experiment import atomic_file, best_row
+from flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent
 DOCUMENTS = ('REPORT.md', 'README.md')

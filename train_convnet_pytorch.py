@@ -10,16 +10,29 @@ import torch
 
 from cifar10_utils import IMAGE_SHAPE, N_CLASSES
 from convnet_pytorch import ConvNet
-from experiment import OneLineParser, RunRecord, main, make_parser
-from training_pytorch import add_pytorch_flags, train_model
+from experiment import RunRecord, main
+from flags import (
+    OneLineParser,
+    add_checkpoint_flags,
+    add_data_flags,
+    add_pytorch_flags,
+    add_run_flags,
+    add_seed_flag,
+    defaults,
+)
+from training_pytorch import OPTIMIZERS, train_model
+
+NAME = 'convnet_pytorch'
 
 
 def build_parser() -> OneLineParser:
     """The script's flags."""
-    parser = make_parser(
-        'Trains a small VGG on CIFAR-10.', learning_rate=1e-4, max_steps=5000, batch_size=32, eval_freq=500
-    )
-    add_pytorch_flags(parser, optimizer='adam')
+    parser = OneLineParser(description='Trains a small VGG on CIFAR-10.')
+    add_run_flags(parser, learning_rate=1e-4, max_steps=5000, batch_size=32, eval_freq=500)
+    add_seed_flag(parser)
+    add_data_flags(parser)
+    add_pytorch_flags(parser, OPTIMIZERS, optimizer='adam')
+    add_checkpoint_flags(parser)
     return parser
 
 
@@ -35,8 +48,8 @@ def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
     torch.manual_seed(flags.seed)
-    return train_model('convnet_pytorch', 'ConvNet in PyTorch', build_model(), flags, quiet)
+    return train_model(NAME, 'ConvNet in PyTorch', build_model(), flags, defaults(build_parser()), quiet)
 
 
 if __name__ == '__main__':
-    sys.exit(main('convnet_pytorch', build_parser(), train))
+    sys.exit(main(NAME, build_parser(), train))

@@ -12,19 +12,21 @@ import sys
 import numpy as np
 
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
-from experiment import OneLineParser, RunRecord, add_mlp_flags, load_data, main, make_parser
+from experiment import RunRecord, load_data, main
+from flags import OneLineParser, add_data_flags, add_mlp_flags, add_run_flags, add_seed_flag
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
 
+NAME = 'mlp_numpy'
 EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
 
 
 def build_parser() -> OneLineParser:
     """The script's flags."""
-    parser = make_parser(
-        'Trains a NumPy multi-layer perceptron on CIFAR-10.',
-        learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100,
-    )  # fmt: skip
+    parser = OneLineParser(description='Trains a NumPy multi-layer perceptron on CIFAR-10.')
+    add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
+    add_seed_flag(parser)
+    add_data_flags(parser)
     add_mlp_flags(parser)
     parser.add_argument(
         '--dtype', choices=['float32', 'float64'], default='float64', help='precision of all arithmetic'
@@ -47,44 +49,54 @@ def evaluate(mlp: MLP, data: DataSet) -> tuple[float, float]:
     return tuple(map(float, totals / data.num_examples))
 
 
-def sgd_step(mlp: MLP, learning_rate: float) -> None:
-    """Plain stochastic gradient descent: p ← p − learning_rate · gradient, for every parameter.
+class SGD:
+    """Stochastic gradient descent: p ← p − learning_rate · gradient, for every parameter p of a network.
 
-    The sum is written into the gradients' arrays, which then trade places with the parameters'. Written into the
-    parameters' own, which the forward product has left in every core's cache, it took twice as long or more.
+    Args:
+        mlp: gives its parameters, and their gradients, by `params_and_grads`.
+        learning_rate: the step size.
     """
-    for module in mlp.linear_modules:
-        for name, grad in module.grads.items():
-            grad *= -learning_rate
-            grad += module.params[name]
-        module.params, module.grads = module.grads, module.params
+
+    def __init__(self, mlp: MLP, learning_rate: float) -> None:
+        self.mlp = mlp
+        self.learning_rate = learning_rate
+
+    def step(self) -> None:
+        """One update of the parameters, in their own arrays, by the gradients of the last backward pass."""
+        for param, grad in self.mlp.params_and_grads():
+            # An error, not silence, where a layer's parameter is no array and so cannot be changed in place.
+            np.subtract(param, self.learning_rate * grad, out=param)
 
 
-def training_step(mlp: MLP, images: np.ndarray, labels: np.ndarray, learning_rate: float) -> tuple[np.ndarray, float]:
+def training_step(mlp: MLP, optimizer: SGD, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
     """One update of the parameters; returns the probabilities (n_batch, n_classes) and the loss, both before it."""
     loss_module = CrossEntropyModule()
     probabilities = mlp.forward(images.reshape(len(images), -1))
     loss = loss_module.forward(probabilities, labels)
     mlp.backward(loss_module.backward(probabilities, labels))
-    sgd_step(mlp, learning_rate)
+    optimizer.step()
     return probabilities, loss
 
 
-def train(flags: argparse.Namespace) -> RunRecord:
-    """Trains one network and returns the record of the run.
+def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
+    """Trains one network and returns the record of the run; without a line or a bar where `quiet`.
 
     Raises:
         DataError: the data cannot be had.
     """
     rng = np.random.RandomState(flags.seed)
-    data = load_data(flags, rng=rng, dtype=np.dtype(flags.dtype).type)
+    data = load_data(
+        flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size,
+        rng=rng, dtype=np.dtype(flags.dtype).type,
+    )  # fmt: skip
     mlp = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, rng, data['train'].dtype)
-    record = RunRecord('mlp_numpy', 'MLP in NumPy', vars(flags), data['train'].name)
+    optimizer = SGD(mlp, flags.learning_rate)
+    record = RunRecord(NAME, 'MLP in NumPy', data['train'].name, flags.max_steps, flags.eval_freq, vars(flags), quiet)
     # A run that diverges overflows first; its record says so, and NumPy's warnings would only repeat it.
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
             images, labels = data['train'].next_batch(flags.batch_size)
-            probabilities, loss = training_step(mlp, images, labels, flags.learning_rate)
+            probabilities, loss = training_step(mlp, optimizer, images, labels)
             if record.evaluation_due(step, loss):
                 record.add(
                     step,
@@ -96,4 +108,4 @@ def train(flags: argparse.Namespace) -> RunRecord:
 
 
 if __name__ == '__main__':
-    sys.exit(main('mlp_numpy', build_parser(), train))
+    sys.exit(main(NAME, build_parser(), train))

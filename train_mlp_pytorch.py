@@ -9,52 +9,79 @@ seeded with 42, whatever the network. `--seed` chooses the initial weights, whic
 import argparse
 import os
 import sys
+from collections.abc import Collection
 
 import torch
 
 from cifar10_utils import N_CLASSES, N_PIXELS
-from experiment import FlagError, OneLineParser, RunRecord, add_mlp_flags, main, make_parser
+from experiment import RunRecord, main
+from flags import (
+    FlagError,
+    OneLineParser,
+    add_checkpoint_flags,
+    add_data_flags,
+    add_mlp_flags,
+    add_pytorch_flags,
+    add_run_flags,
+    add_seed_flag,
+    defaults,
+)
 from mlp_pytorch import BATCH_NORMS, MLP
-from training_pytorch import add_pytorch_flags, launched, train_model
+from training_pytorch import OPTIMIZERS, launched, train_model
+
+NAME = 'mlp_pytorch'
 
 
 def build_parser() -> OneLineParser:
     """The script's flags."""
-    parser = make_parser(
-        'Trains a PyTorch multi-layer perceptron on CIFAR-10.',
-        learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100,
-    )  # fmt: skip
-    add_mlp_flags(parser)
-    add_pytorch_flags(parser, optimizer='sgd')
-    parser.add_argument('--batch_norm', choices=list(BATCH_NORMS), default='none', help='before each rectifier')
+    parser = OneLineParser(description='Trains a PyTorch multi-layer perceptron on CIFAR-10.')
+    add_flags(parser)
+    add_seed_flag(parser)
+    add_batch_norm_flag(parser)
+    add_checkpoint_flags(parser)
     return parser
 
 
-def check_batch_norm(flags: argparse.Namespace, alone: bool = False) -> None:
+def add_flags(parser: OneLineParser) -> None:
+    """Adds what the scripts that train many of these networks have, too."""
+    add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
+    add_data_flags(parser)
+    add_mlp_flags(parser)
+    add_pytorch_flags(parser, OPTIMIZERS, optimizer='sgd')
+
+
+def add_batch_norm_flag(parser: OneLineParser) -> None:
+    """Adds `--batch_norm`."""
+    parser.add_argument('--batch_norm', choices=list(BATCH_NORMS), default='none', help='before each rectifier')
+
+
+def check_batch_norm(batch_norm: str, hidden_units: list[int], batch_size: int, alone: bool = False) -> None:
     """Raises a FlagError if these flags leave batch normalisation nothing to do, or too little to do it with."""
-    if flags.batch_norm == 'none':
+    if batch_norm == 'none':
         return
-    if not flags.dnn_hidden_units:
-        raise FlagError(f'--batch_norm {flags.batch_norm} needs a hidden layer to stand in: see --dnn_hidden_units')
+    if not hidden_units:
+        raise FlagError(f'--batch_norm {batch_norm} needs a hidden layer to stand in: see --dnn_hidden_units')
     n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
-    if flags.batch_size < 2 * n_ranks:
+    if batch_size < 2 * n_ranks:
         raise FlagError(
-            f'--batch_norm {flags.batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
-            f'got a --batch_size of {flags.batch_size}'
+            f'--batch_norm {batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
+            f'got a --batch_size of {batch_size}'
         )
 
 
-def train(flags: argparse.Namespace, quiet: bool = False, alone: bool = False) -> RunRecord:
-    """Trains one network and returns the record of the run; for `quiet` and `alone` see `train_model`.
+def train(
+    flags: argparse.Namespace, quiet: bool = False, alone: bool = False, evaluate_after: Collection[int] = ()
+) -> RunRecord:
+    """Trains one network and returns the record of the run; for the other arguments see `train_model`.
 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    check_batch_norm(flags, alone)
+    check_batch_norm(flags.batch_norm, flags.dnn_hidden_units, flags.batch_size, alone)
     torch.manual_seed(flags.seed)
     model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
-    return train_model('mlp_pytorch', 'MLP in PyTorch', model, flags, quiet, alone)
+    return train_model(NAME, 'MLP in PyTorch', model, flags, defaults(build_parser()), quiet, alone, evaluate_after)
 
 
 if __name__ == '__main__':
-    sys.exit(main('mlp_pytorch', build_parser(), train))
+    sys.exit(main(NAME, build_parser(), train))

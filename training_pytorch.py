@@ -1,4 +1,4 @@
-"""What the PyTorch trainers share: the device, the data on it, evaluation, checkpoints and the one training loop.
+"""What the PyTorch trainers share: the device, the data on it, evaluation and the one training loop, `train_model`.
 
 Under `torchrun` every process runs this same code on its share of each batch: the data-parallel model averages the
 gradients, sums over the ranks give the loss and the accuracies, and rank 0 alone prints and writes.
@@ -7,11 +7,9 @@ gradients, sums over the ranks give the loss and the accuracies, and rank 0 alon
 import argparse
 import contextlib
 import os
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,27 +18,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from checkpoints import RunState
 from cifar10_utils import IMAGE_SHAPE, DataSet
-from experiment import FlagError, OneLineParser, RunRecord, atomic_file, check_can_write, check_same_flags, load_data
+from experiment import RunRecord, check_can_write, load_data
+from flags import FlagError
 
 OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torch.optim.Adadelta}
 EVALUATION_BATCH = 200  # examples at a time: faster on a CPU than more, and little memory
 ORDER_SEED = 42  # of the shuffles, whatever --seed says of the weights
-
-# Flags that may differ between a checkpoint and the run that resumes it: where it runs, not what it trains.
-FREE_FLAGS = {'data_dir', 'dataset', 'output_dir', 'checkpoint', 'resume', 'device', 'compile'}
-
-
-def add_pytorch_flags(parser: OneLineParser, optimizer: str) -> None:
-    """Adds the flags that only the PyTorch trainers have."""
-    add = parser.add_argument
-    add('--optimizer', type=str.lower, choices=list(OPTIMIZERS), default=optimizer, help='in upper or lower case')
-    add('--device', choices=['auto', 'cpu', 'cuda', 'mps'], default='auto', help='auto: a GPU where there is one')
-    add('--precision', choices=['float32', 'bfloat16'], default='float32',
-        help='bfloat16: by autocast, parameters stay float32')  # fmt: skip
-    add('--compile', action='store_true', help='torch.compile the network')
-    add('--checkpoint', metavar='FILE', help='save at every evaluation all that a run needs to go on')
-    add('--resume', metavar='FILE', help='go on from this checkpoint')
 
 
 # The device and the ranks
@@ -70,16 +55,30 @@ def launched() -> bool:
     return dist.is_torchelastic_launched()
 
 
+class Ranks(NamedTuple):
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    n_ranks: int = 1
+
+    def share(self, indices: np.ndarray) -> np.ndarray:
+        """This rank's part of a batch's indices; the first ranks have one more where they cannot have the same."""
+        return indices[self.rank :: self.n_ranks]
+
+
+ALONE = Ranks()
+
+
 @contextlib.contextmanager
-def process_group(device: torch.device, alone: bool) -> Iterator[tuple[int, int]]:
-    """Joins the ranks that torchrun started, and gives this one's number and how many they are: 0 and 1 without it."""
+def process_group(device: torch.device, alone: bool) -> Iterator[Ranks]:
+    """Joins the ranks that torchrun started, if any, and says which of them this one is."""
     if alone or not launched():
-        yield 0, 1
+        yield ALONE
         return
     on_gpu = {'device_id': device} if device.type == 'cuda' else {}
     dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', **on_gpu)
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
@@ -94,15 +93,17 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 # The data and evaluation
 
 
-def load_on_all_ranks(flags: argparse.Namespace, rank: int, n_ranks: int) -> dict[str, DataSet]:
+def load_on_all_ranks(
+    data_dir: str, dataset: str, validation_size: int, batch_size: int, ranks: Ranks
+) -> dict[str, DataSet]:
     """The data sets of `load_data`: rank 0 finds, downloads or replaces them, and says to the others which they are."""
 
     def load(dataset: str) -> dict[str, DataSet]:
-        one_run = argparse.Namespace(**{**vars(flags), 'dataset': dataset})
-        return load_data(one_run, one_hot=False, rng=np.random.RandomState(ORDER_SEED))
+        rng = np.random.RandomState(ORDER_SEED)
+        return load_data(data_dir, dataset, validation_size, batch_size, one_hot=False, rng=rng)
 
-    sets = load(flags.dataset) if rank == 0 else None
-    if n_ranks > 1:
+    sets = load(dataset) if ranks.rank == 0 else None
+    if ranks.n_ranks > 1:
         name = [sets['train'].name if sets else None]
         dist.broadcast_object_list(name, 0)
         sets = sets or load(name[0])
@@ -126,15 +127,13 @@ class DeviceData:
         return images.view(-1, *IMAGE_SHAPE), self.labels.index_select(0, on_device)
 
 
-def evaluate(
-    model: nn.Module, data: DeviceData, precision: str, rank: int = 0, n_ranks: int = 1
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: DeviceData, precision: str, ranks: Ranks = ALONE) -> tuple[float, float]:
     """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks."""
-    if n_ranks > 1:  # a training step leaves each rank with running statistics of its own
+    if ranks.n_ranks > 1:  # a training step leaves each rank with running statistics of its own
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
     model.eval()
-    share = np.array_split(np.arange(data.data.num_examples), n_ranks)[rank]
+    share = np.array_split(np.arange(data.data.num_examples), ranks.n_ranks)[ranks.rank]
     totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
     with torch.inference_mode():
         for start in range(0, len(share), EVALUATION_BATCH):
@@ -150,81 +149,6 @@ def evaluate(
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """The context in which the forward pass runs: none in float32, since even a disabled autocast takes time."""
     return torch.autocast(device.type, torch.bfloat16) if precision == 'bfloat16' else contextlib.nullcontext()
-
-
-# Checkpoints
-
-
-def fixed_flags(flags: argparse.Namespace, name: str, dataset: str) -> dict[str, object]:
-    """All that a checkpoint must have in common with the run that resumes it."""
-    shared = {flag: value for flag, value in vars(flags).items() if flag not in FREE_FLAGS}
-    return {'script': name, 'dataset': dataset, **shared}
-
-
-def save_checkpoint(
-    path: str,
-    fixed: dict,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: DataSet,
-    record: RunRecord,
-) -> None:
-    """Writes all that the run needs to go on after `step` steps, whole or not at all."""
-    record.seconds = record.elapsed()
-    state = {
-        'flags': fixed,
-        'step': step,
-        'model': model.state_dict(),
-        'optimizer': optimizer.state_dict(),
-        'order': {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                  for key, value in data.state().items()},
-        'torch_rng': torch.get_rng_state(),
-        'record': record.state(),
-    }  # fmt: skip
-    with atomic_file(Path(path)) as file:
-        torch.save(state, file)
-
-
-def load_checkpoint(
-    path: str, fixed: dict, model: nn.Module, optimizer: torch.optim.Optimizer, data: DataSet, record: RunRecord
-) -> int:
-    """Puts everything back as it was and returns the number of steps already done.
-
-    Raises:
-        FlagError: the file cannot be read, is damaged, or belongs to a run with other flags.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
-            if archive.testzip():
-                raise zipfile.BadZipFile
-        with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
-            state = torch.load(path, map_location='cpu', weights_only=True)
-        check_same_flags(f'--resume {path}', state['flags'], fixed)
-        model.load_state_dict(state['model'])
-        optimizer.load_state_dict(state['optimizer'])
-        data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
-                      for key, value in state['order'].items()})  # fmt: skip
-        torch.set_rng_state(state['torch_rng'])
-        record.restore(state['record'])
-        return state['step']
-    except FlagError:
-        raise
-    except OSError as error:
-        raise FlagError(f'cannot read --resume {path}: {error.strerror or error}') from error
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise FlagError(
-            f'--resume {path} is damaged or no checkpoint of these scripts; start anew without it'
-        ) from error
 
 
 # Training
@@ -265,7 +189,14 @@ def training_step(
 
 
 def train_model(
-    name: str, title: str, model: nn.Module, flags: argparse.Namespace, quiet: bool = False, alone: bool = False
+    name: str,
+    title: str,
+    model: nn.Module,
+    flags: argparse.Namespace,
+    defaults: dict[str, object],
+    quiet: bool = False,
+    alone: bool = False,
+    evaluate_after: Collection[int] = (),
 ) -> RunRecord:
     """Trains `model` in place as the flags say and returns the record of the run.
 
@@ -273,61 +204,65 @@ def train_model(
         name: of the record's files.
         title: of its figure.
         model: maps images (n, 3, 32, 32) to logits (n, n_classes).
-        flags: see `experiment.make_parser` and `add_pytorch_flags`.
+        flags: those of every group in `flags.py` but the MLP's, and any others, which are recorded.
+        defaults: the script's flags at their defaults.
         quiet: no progress bar and no lines.
         alone: train in this process alone, even if torchrun started others.
+        evaluate_after: numbers of steps after which to evaluate as well.
 
     Raises:
         DataError, FlagError: the data, the device or the checkpoint cannot be had.
     """
     device = pick_device(flags.device)
-    with process_group(device, alone) as (rank, n_ranks):
-        quiet = quiet or rank > 0
-        if flags.batch_size < n_ranks:
-            raise FlagError(f'--batch_size {flags.batch_size} leaves some of {n_ranks} processes without an example')
-        sets = load_on_all_ranks(flags, rank, n_ranks)
-        data = {part: DeviceData(data_set, device) for part, data_set in sets.items()}
+    with process_group(device, alone) as ranks:
+        sets = load_on_all_ranks(flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, ranks)
+        data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
         model.to(device)
         optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
-
-        record = RunRecord(name, title, {**vars(flags), 'device': str(device)}, sets['train'].name, quiet)
-        fixed = fixed_flags(flags, name, record.dataset)
-        start = 0
-        if flags.resume is not None:
-            start = load_checkpoint(flags.resume, fixed, model, optimizer, sets['train'], record)
-        if flags.checkpoint is not None:
-            try:
-                check_can_write(Path(flags.checkpoint))
-            except OSError as error:
-                raise FlagError(f'cannot write --checkpoint {flags.checkpoint}: {error.strerror}') from error
+        all_flags = {**vars(flags), 'device': str(device)}
+        record = RunRecord(name, title, sets['train'].name, flags.max_steps, flags.eval_freq, all_flags,
+                           quiet or ranks.rank > 0, evaluate_after)  # fmt: skip
+        state = RunState(all_flags, defaults, model, optimizer, sets['train'], record)
+        start = 0 if flags.resume is None else state.load(flags.resume)
+        check_setup(flags.batch_size, flags.checkpoint, ranks)
+        announce(record, device, flags.precision, ranks)
         if flags.compile:
             model.compile()
-        parallel = DistributedDataParallel(model) if n_ranks > 1 else model
-
+        parallel = DistributedDataParallel(model) if ranks.n_ranks > 1 else model
         # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
         # the ranks' gradients are averaged, not summed.
-        scale = torch.tensor(n_ranks / flags.batch_size, device=device)
-        record.say(f'device: {device.type}, {n_ranks} process(es)' if n_ranks > 1 else f'device: {device.type}')
-        if flags.precision == 'bfloat16' and device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX2':
-            record.say('this processor has no bfloat16 instructions: --precision float32 will be many times as fast')
+        scale = torch.tensor(ranks.n_ranks / flags.batch_size, device=device)
+
         model.train()
         with record.running(start) as steps:
             for step in steps:
                 indices = sets['train'].next_indices(flags.batch_size)
-                images, labels = data['train'].examples(indices[rank::n_ranks])
+                images, labels = data['train'].examples(ranks.share(indices))
                 logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
                 loss = sum_over_ranks(loss_sum).item() / flags.batch_size
                 if record.evaluation_due(step, loss):
                     correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum()).item()
-                    on_validation = None
-                    if flags.validation_size:
-                        on_validation = evaluate(model, data['validation'], flags.precision, rank, n_ranks)
-                    record.add(
-                        step,
-                        train=(correct / flags.batch_size, loss),
-                        test=evaluate(model, data['test'], flags.precision, rank, n_ranks),
-                        validation=on_validation,
-                    )
-                    if flags.checkpoint is not None and rank == 0:
-                        save_checkpoint(flags.checkpoint, fixed, step + 1, model, optimizer, sets['train'], record)
+                    held_out = {part: evaluate(model, data[part], flags.precision, ranks)
+                                for part in ('test', 'validation') if part in data}  # fmt: skip
+                    record.add(step, train=(correct / flags.batch_size, loss), **held_out)
+                    if flags.checkpoint is not None and ranks.rank == 0:
+                        state.save(flags.checkpoint, step + 1)
     return record
+
+
+def check_setup(batch_size: int, checkpoint: str | None, ranks: Ranks) -> None:
+    """Raises a FlagError if a rank would have nothing to do, or the checkpoint could not be written."""
+    if batch_size < ranks.n_ranks:
+        raise FlagError(f'--batch_size {batch_size} leaves some of {ranks.n_ranks} processes without an example')
+    if checkpoint is not None:
+        try:
+            check_can_write(Path(checkpoint))
+        except OSError as error:
+            raise FlagError(f'cannot write --checkpoint {checkpoint}: {error.strerror}') from error
+
+
+def announce(record: RunRecord, device: torch.device, precision: str, ranks: Ranks) -> None:
+    """Says what the training runs on, and where that is a bad choice."""
+    record.say(f'device: {device.type}' + (f', {ranks.n_ranks} process(es)' if ranks.n_ranks > 1 else ''))
+    if precision == 'bfloat16' and device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX2':
+        record.say('this processor has no bfloat16 instructions: --precision float32 will be many times as fast')

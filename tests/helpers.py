@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,22 @@ def run_script(script: str, *args: str, **kwargs: object) -> subprocess.Complete
     return subprocess.run(
         [sys.executable, ROOT / script, *args], capture_output=True, text=True, timeout=60, **kwargs
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def start_script(script: str, *args: object) -> Iterator[subprocess.Popen]:
+    """A script that runs while the block does, and is killed at its end if it still does.
+
+    Where the tests run in a shell's background, which lets its jobs ignore Ctrl-C, the script does not ignore it.
+    """
+    with subprocess.Popen(
+        [sys.executable, '-u', ROOT / script, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def torchrun(*args: object) -> subprocess.CompletedProcess:

@@ -17,9 +17,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-import experiment
 import grid_search_mlp_pytorch as grid_search
 import train_mlp_pytorch
+from flags import FlagError
 from tests.helpers import ROOT, files_under, temporary_directory, torchrun
 
 
@@ -96,7 +96,7 @@ class GridSearchTest(unittest.TestCase):
         self.search_here(self.directory / 'b')
         self.assertEqual(path.read_text(), (self.directory / 'b' / self.CSV).read_text())
         self.assertEqual(len(set(map(grid_search.setting_of, grid_search.read_rows(path)))), 16)
-        with self.assertRaisesRegex(experiment.FlagError, 'its seed is 42, here it is 1'):
+        with self.assertRaisesRegex(FlagError, 'its seed is 42, here it is 1'):
             self.search_here(self.directory / 'a', '--seed', '1')
 
     def test_two_ranks(self) -> None:
@@ -130,7 +130,7 @@ class GridSearchTest(unittest.TestCase):
             (('--batch_size', '20000'), '--batch_size must be at most 10000'),
             (('--batch_size', '20', '--validation_size', '20000'), 'validation_size must be between 0 and 10000'),
             (('--batch_size', '1', '--batch_norm', 'manual'), 'at least 2 examples'),
-            (('--batch_size', '20', '--checkpoint', 'run.pt'), '--checkpoint is of no use here'),
+            (('--batch_size', '20', '--checkpoint', 'run.pt'), 'unrecognized arguments: --checkpoint run.pt'),
             (('--batch_size', '20', '--plot'), 'no results in'),
             (('--batch_size', '20', '--plot', '--dry_run'), 'not allowed with'),
         ]
@@ -194,7 +194,7 @@ class GridSearchTest(unittest.TestCase):
         flags = grid_search.build_parser().parse_args(['--dataset', 'synthetic', '--seed', '1'])
         with (
             mock.patch.object(grid_search, 'torchrun_store', return_value=store),
-            self.assertRaisesRegex(experiment.FlagError, 'the search of rank 0 belongs to another run'),
+            self.assertRaisesRegex(FlagError, 'the search of rank 0 belongs to another run'),
         ):
             grid_search.follow(flags)
 

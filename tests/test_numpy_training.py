@@ -11,9 +11,13 @@ import unittest
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import experiment
 import train_mlp_numpy
+from cifar10_utils import get_cifar10
+from mlp_numpy import MLP
+from mlp_pytorch import MLP as TorchMLP
 from tests.helpers import (
     REAL_DATA,
     ROOT,
@@ -22,14 +26,15 @@ from tests.helpers import (
     read_rows,
     refused,
     run_script,
+    start_script,
     temporary_directory,
 )
+from unittests import ScaleModule
 
 
 class RecordTest(unittest.TestCase):
     def follow(self, losses: list[float]) -> experiment.RunRecord:
-        flags = {'max_steps': len(losses), 'eval_freq': 2}
-        record = experiment.RunRecord('mlp', 'MLP', flags, 'cifar10', quiet=True)
+        record = experiment.RunRecord('mlp', 'MLP', 'cifar10', max_steps=len(losses), eval_freq=2, quiet=True)
         with record.running() as steps:
             for step in steps:
                 if record.evaluation_due(step, losses[step]):
@@ -52,7 +57,7 @@ class RecordTest(unittest.TestCase):
             self.assertIsNone(json.loads((directory / 'results/mlp.json').read_text())['last']['train_loss'])
 
     def test_best_is_picked_by_validation_accuracy_where_there_is_one(self) -> None:
-        record = experiment.RunRecord('mlp', 'MLP', {'max_steps': 3}, 'cifar10', quiet=True)
+        record = experiment.RunRecord('mlp', 'MLP', 'cifar10', max_steps=3, eval_freq=1, quiet=True)
         with record.running():
             record.add(0, (0.5, 1.0), (0.9, 1.0), (0.2, 1.0))
             record.add(2, (0.5, 1.0), (0.1, 1.0), (0.3, 1.0))
@@ -144,13 +149,10 @@ class TrainMLPNumpyTest(unittest.TestCase):
     def test_ctrl_c_keeps_what_was_recorded(self) -> None:
         with temporary_directory() as directory:
             args = ('--dataset', 'synthetic', '--output_dir', directory, '--max_steps', '1000000', '--eval_freq', '10')
-            process = subprocess.Popen(
-                [sys.executable, '-u', ROOT / 'train_mlp_numpy.py', *args],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=30)
+            with start_script('train_mlp_numpy.py', *args) as process:
+                process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                _, stderr = process.communicate(timeout=30)
             self.assertEqual((process.returncode, stderr), (130, ''))
             summary = json.loads((directory / 'results/mlp_numpy_synthetic.json').read_text())
             self.assertEqual(summary['status'], 'interrupted')
@@ -167,12 +169,98 @@ class TrainMLPNumpyTest(unittest.TestCase):
 
     @needs_real_data
     def test_reference_protocol(self) -> None:
-        """The first 201 steps give the committed curve, whose last rows are Table 1 of the report."""
-        expected = read_rows(ROOT / 'results/mlp_numpy.csv')
+        """The first 201 steps give the reference curve, whose last rows are Table 1 of the report."""
+        expected = read_rows(ROOT / 'tests/reference_mlp_numpy.csv')
         flags = train_mlp_numpy.build_parser().parse_args(['--data_dir', str(REAL_DATA), '--max_steps', '201'])
-        with contextlib.redirect_stdout(io.StringIO()):
-            record = train_mlp_numpy.train(flags)
+        record = train_mlp_numpy.train(flags, quiet=True)
         self.assertEqual(len(record.rows), 3)
         for row, expected_row in zip(record.rows, expected[:3], strict=True):
             for key, value in row.items():
                 self.assertAlmostEqual(value, float(expected_row[key]), delta=1e-7)
+
+
+class SGDTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.rng = np.random.RandomState(0)
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.rng.randn(20, 6), np.eye(4)[self.rng.randint(4, size=20)]
+
+    def mlp(self, n_hidden: list[int]) -> MLP:
+        """A network whose initial weights leave a signal."""
+        mlp = MLP(6, n_hidden, 4, rng=self.rng)
+        for param, _ in mlp.params_and_grads():
+            param *= 5e3
+        return mlp
+
+    def test_fifty_steps_equal_those_of_pytorch(self) -> None:
+        for n_hidden in ([], [7], [7, 5], [6, 1, 4]):
+            mlp = self.mlp(n_hidden)
+            theirs = torch_copy(mlp, n_hidden)
+            ours, by_torch = train_mlp_numpy.SGD(mlp, 0.1), torch.optim.SGD(theirs.parameters(), lr=0.1)
+            for _ in range(50):
+                x, y = self.batch()
+                _, loss = train_mlp_numpy.training_step(mlp, ours, x, y)
+                self.assertAlmostEqual(loss, torch_step(theirs, by_torch, x, y), delta=1e-9)
+
+    @needs_real_data
+    def test_the_default_network_follows_pytorch_s(self) -> None:
+        rng = np.random.RandomState(42)
+        data = get_cifar10(REAL_DATA, rng=rng, dtype=np.float64)['train']
+        mlp = MLP(3072, [100], 10, rng=rng)
+        theirs = torch_copy(mlp, [100])
+        ours, by_torch = train_mlp_numpy.SGD(mlp, 2e-3), torch.optim.SGD(theirs.parameters(), lr=2e-3)
+        for _ in range(201):
+            images, labels = data.next_batch(200)
+            _, loss = train_mlp_numpy.training_step(mlp, ours, images, labels)
+            self.assertAlmostEqual(loss, torch_step(theirs, by_torch, images, labels), delta=1e-9)
+
+    def test_parameters_keep_their_arrays_and_gradients_stay(self) -> None:
+        mlp = self.mlp([7])
+        params, grads = zip(*mlp.params_and_grads(), strict=True)
+        before = [param.copy() for param in params]
+        optimizer = train_mlp_numpy.SGD(mlp, 0.5)
+        train_mlp_numpy.training_step(mlp, optimizer, *self.batch())
+        after, grads_after = zip(*mlp.params_and_grads(), strict=True)
+        for old, param, held, grad, held_grad in zip(before, after, params, grads_after, grads, strict=True):
+            self.assertIs(param, held)
+            self.assertIs(grad, held_grad)
+            self.assertGreater(np.abs(grad).max(), 0)
+            np.testing.assert_array_equal(param, old - 0.5 * grad)
+
+    def test_a_layer_of_ones_own_is_trained_wherever_it_stands(self) -> None:
+        x, y = self.batch()
+        for place in range(5):
+            mlp, scale = self.mlp([7]), ScaleModule()
+            mlp.modules.insert(place, scale)
+            optimizer = train_mlp_numpy.SGD(mlp, 0.1)
+            losses = [train_mlp_numpy.training_step(mlp, optimizer, x, y)[1] for _ in range(30)]
+            self.assertNotEqual(scale.params['scale'], 1)
+            self.assertLess(losses[-1], losses[0])
+
+    def test_a_parameter_that_is_no_array_is_refused(self) -> None:
+        mlp, scale = self.mlp([7]), ScaleModule()
+        scale.params['scale'] = 1.0
+        mlp.modules.insert(1, scale)
+        with self.assertRaises(TypeError):
+            train_mlp_numpy.training_step(mlp, train_mlp_numpy.SGD(mlp, 0.1), *self.batch())
+
+
+def torch_copy(mlp: MLP, n_hidden: list[int]) -> TorchMLP:
+    """The network in PyTorch, in float64, with a copy of its parameters."""
+    pairs = list(mlp.params_and_grads())
+    theirs = TorchMLP(pairs[0][0].shape[1], n_hidden, len(pairs[-1][0])).double()
+    with torch.no_grad():
+        for (param, _), copy in zip(pairs, theirs.parameters(), strict=True):
+            copy.copy_(torch.from_numpy(param))
+    return theirs
+
+
+def torch_step(model: TorchMLP, optimizer: torch.optim.Optimizer, images: np.ndarray, labels: np.ndarray) -> float:
+    """A step on the loss of the reference protocol, with its 1e-10; returns the loss before it."""
+    probabilities = model(torch.from_numpy(images)).softmax(dim=1)
+    loss = -(torch.from_numpy(labels) * torch.log(probabilities + 1e-10)).sum() / len(labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()

@@ -1,0 +1,100 @@
+"""The types of flags, and what becomes of files that were written before a flag was there."""
+
+import argparse
+import contextlib
+import io
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import flags
+import grid_search_mlp_pytorch as grid_search
+import train_mlp_pytorch
+from tests.helpers import temporary_directory
+
+
+class TypesTest(unittest.TestCase):
+    def test_bounds(self) -> None:
+        good = {
+            flags.positive_int: {'1': 1, '007': 7},
+            flags.non_negative_int: {'0': 0, str(2**32 - 1): 2**32 - 1},
+            flags.positive_float: {'1e-30': 1e-30, ' 2 ': 2.0},
+            flags.non_negative_float: {'0': 0.0, '0.5': 0.5},
+            flags.hidden_units: {'': [], ' ': [], '100': [100], '2, 3': [2, 3], '1,100000': [1, 100_000]},
+            flags.distinct_seeds: {'0': [0], '3,1': [3, 1]},
+        }
+        bad = {
+            flags.positive_int: ('0', '-1', '1.0', '', '²', '1e3'),
+            flags.non_negative_int: ('-1', str(2**32), 'x'),
+            flags.positive_float: ('0', '-1', 'nan', 'inf', 'x', ''),
+            flags.non_negative_float: ('-0.1', 'nan', 'inf'),
+            flags.hidden_units: ('0', '100001', '1,,2', ',', '1.5'),
+            flags.distinct_seeds: ('1,1', '', '1,', 'x', '-1'),
+        }
+        for kind, cases in good.items():
+            for text, value in cases.items():
+                self.assertEqual(kind(text), value)
+        for kind, texts in bad.items():
+            for text in texts:
+                with self.assertRaises(argparse.ArgumentTypeError, msg=f'{kind.__name__} {text!r}'):
+                    kind(text)
+
+
+class YoungerFlagTest(unittest.TestCase):
+    """What a file lacks counts as that flag's default."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    @contextlib.contextmanager
+    def new_flag(self) -> Iterator[None]:
+        """Inside, all scripts that train the PyTorch MLP have a flag more than before."""
+        add_flags = train_mlp_pytorch.add_flags
+
+        def more(parser: flags.OneLineParser) -> None:
+            add_flags(parser)
+            parser.add_argument('--brand_new', type=int, default=3)
+
+        with mock.patch.object(train_mlp_pytorch, 'add_flags', more):
+            yield
+
+    def test_check_same_flags(self) -> None:
+        def check(saved: dict, here: dict) -> None:
+            flags.check_same_flags('the file', saved, here, {'old': 1, 'new': 3})
+
+        check({'old': 1}, {'old': 1, 'new': 3})
+        check({'old': 2, 'new': 3}, {'old': 2})
+        with self.assertRaisesRegex(flags.FlagError, 'the file belongs to another run: its new is 3, here it is 4'):
+            check({'old': 1}, {'old': 1, 'new': 4})
+        with self.assertRaisesRegex(flags.FlagError, 'its old is 2, here it is 1'):
+            check({'old': 2}, {'old': 1})
+
+    def test_an_old_checkpoint(self) -> None:
+        checkpoint = str(self.directory / 'run.pt')
+        args = ['--dataset', 'synthetic', '--max_steps', '4', '--eval_freq', '2', '--dnn_hidden_units', '5']
+
+        def train(*more: str) -> list[dict]:
+            parsed = train_mlp_pytorch.build_parser().parse_args([*args, *more])
+            return train_mlp_pytorch.train(parsed, quiet=True).rows
+
+        rows = train('--checkpoint', checkpoint)
+        with self.new_flag():
+            self.assertEqual(train('--resume', checkpoint), rows)
+            with self.assertRaisesRegex(flags.FlagError, 'its brand_new is 3, here it is 4'):
+                train('--resume', checkpoint, '--brand_new', '4')
+
+    def test_an_old_search(self) -> None:
+        args = ['--dataset', 'synthetic', '--max_steps', '4', '--dnn_hidden_units', '5', '--processes', '1']
+
+        def search(*more: str) -> str:
+            words = [*args, '--output_dir', str(self.directory), *more]
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+                grid_search.search(grid_search.build_parser().parse_args(words))
+            return out.getvalue()
+
+        search()
+        with self.new_flag():
+            self.assertIn('1 of 1 settings are done', search('--dry_run'))
+            with self.assertRaisesRegex(flags.FlagError, 'its brand_new is 3, here it is 4'):
+                search('--dry_run', '--brand_new', '4')
