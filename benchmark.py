@@ -40,19 +40,15 @@ from convnet_pytorch import ConvNet
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
 from experiment import (
     PALETTE,
-    FlagError,
-    OneLineParser,
     check_output_dir,
-    check_same_flags,
     machine,
     new_figure,
-    one_line_errors,
     output_paths,
-    positive_int,
     save_figure,
     versions,
     write_json,
 )
+from flags import FlagError, OneLineParser, check_same_flags, one_line_errors, positive_int
 from mlp_numpy import MLP
 from mlp_pytorch import MLP as TorchMLP
 from training_pytorch import DeviceData, make_optimizer, training_step
@@ -183,7 +179,8 @@ LEARNING_RATE = 1e-6  # so small that what is timed stays the same from step to 
 def numpy_step(n_hidden: list[int], images: np.ndarray, labels: np.ndarray) -> Action:
     """A step of our NumPy MLP."""
     mlp = MLP(N_PIXELS, n_hidden, N_CLASSES, rng=np.random.RandomState(0), dtype=images.dtype.type)
-    return lambda: train_mlp_numpy.training_step(mlp, images, labels, LEARNING_RATE)
+    optimizer = train_mlp_numpy.SGD(mlp, LEARNING_RATE)
+    return lambda: train_mlp_numpy.training_step(mlp, optimizer, images, labels)
 
 
 def torch_step(n_hidden: list[int], images: torch.Tensor, labels: torch.Tensor) -> Action:
@@ -628,7 +625,7 @@ def go_on_from(path: Path, environment: dict[str, object]) -> dict[str, list[Rat
         saved_environment, ratios = read_ratios(path)
     except ValueError as error:
         raise FlagError(f'{path} is damaged: delete it to start anew') from error
-    check_same_flags(f'{path} (delete it to start anew)', saved_environment, environment)
+    check_same_flags(f'{path} (delete it to start anew)', saved_environment, environment, {})
     return ratios
 
 

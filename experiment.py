@@ -49,10 +49,14 @@ def record_name(name: str, dataset: str) -> str:
     return name if dataset == 'cifar10' else f'{name}_{dataset}'
 
 
+def score(row: dict[str, float]) -> float:
+    """What an evaluation is picked by: its validation accuracy or, without a validation set, its test accuracy."""
+    return row.get('val_acc', row['test_acc'])
+
+
 def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The row of the highest validation accuracy, or without a validation set of the highest test accuracy."""
-    key = 'val_acc' if 'val_acc' in rows[0] else 'test_acc'
-    return max(rows, key=lambda row: row[key])
+    """The row of the highest score."""
+    return max(rows, key=score)
 
 
 class RunRecord:

@@ -28,7 +28,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
@@ -37,17 +36,12 @@ from tqdm import tqdm
 import train_mlp_pytorch
 from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import (
-    DATASET_TITLES,
-    PALETTE,
-    best_row,
     check_output_dir,
     load_data,
     machine,
-    new_figure,
     output_paths,
-    plot_curves,
     record_name,
-    save_figure,
+    score,
     versions,
     write_csv,
     write_json,
@@ -64,6 +58,7 @@ from flags import (
     positive_float,
     positive_int,
 )
+from grid_search_figures import show
 from training_pytorch import OPTIMIZERS, launched, pick_device
 
 WIDTHS = ('100', '200', '400')
@@ -84,8 +79,6 @@ GRIDS = {
     },
 }
 FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'plot', 'dry_run', 'device', 'compile'}
-STYLES = ('-', '--', ':', '-.')
-OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 BASE_NAME = 'grid_search_mlp_pytorch'
 STORE_TIMEOUT = timedelta(days=365)  # a rank may wait for another as long as a run takes
 
@@ -282,6 +275,11 @@ def setting_of(row: dict[str, object]) -> Setting:
     return Setting(*(row[flag] for flag in Setting._fields))
 
 
+def by_setting(rows: Rows) -> dict[Setting, Rows]:
+    """The rows of each setting, in the order of their steps."""
+    return {setting: list(of_setting) for setting, of_setting in itertools.groupby(rows, key=setting_of)}
+
+
 # Training
 
 
@@ -416,11 +414,6 @@ def follow(flags: argparse.Namespace) -> None:
 # The search
 
 
-def score(row: dict[str, object]) -> float:
-    """What the search picks by: the validation accuracy where there is one, else, as the report does, the test's."""
-    return row.get('val_acc', row['test_acc'])
-
-
 def fixed_flags(flags: argparse.Namespace) -> dict[str, object]:
     """The flags that all runs have in common, and that all results in one file must have."""
     return {flag: value for flag, value in vars(flags).items() if flag not in {*Setting._fields, *FREE}}
@@ -478,7 +471,7 @@ def search(flags: argparse.Namespace) -> None:
         search_here(flags, runs, results)
     if not results.rows:
         raise FlagError(f'no results in {results.csv_path} to plot: run the search first')
-    plot(results, name, flags.dataset, flags.output_dir)
+    show(by_setting(results.rows), name, flags.dataset, flags.output_dir)
 
 
 def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list[Run], results: Results) -> None:
@@ -497,213 +490,6 @@ def print_plan(flags: argparse.Namespace, settings: list[Setting], runs: list[Ru
         n_processes = flags.processes or os.cpu_count()
         hours = sum(map(arithmetic, runs)) / speed / n_processes / 3600
         print(f'time left on {n_processes} process(es), at the speed of the runs done: {hours:.2f} hours')
-
-
-# Figures and findings
-
-
-def by_setting(rows: Rows) -> dict[Setting, Rows]:
-    """The rows of each setting, in the order of their steps."""
-    return {setting: list(of_setting) for setting, of_setting in itertools.groupby(rows, key=setting_of)}
-
-
-def describe(setting: Setting) -> str:
-    """A setting in words."""
-    optimizer, learning_rate, batch_size, units, max_steps = setting
-    rate = f'learning rate {learning_rate:g}'
-    return f'{OPTIMIZER_TITLES[optimizer]}, {rate}, batch {batch_size}, {units or "no hidden layer"}, {max_steps} steps'
-
-
-def plot(results: Results, name: str, dataset: str, output_dir: str) -> None:
-    """Prints the summary and draws the figures out of the results on disk; nothing is trained."""
-    runs = by_setting(results.rows)
-    best = {setting: best_row(rows) for setting, rows in runs.items()}
-    ranking = sorted(best, key=lambda setting: -score(best[setting]))
-    picked_by = 'validation accuracy' if 'val_acc' in results.rows[0] else 'test accuracy'
-    print(f'{picked_by:<22}{"at step":<10}setting (best of {len(runs)})')
-    for setting in ranking[:10]:
-        print(f'{score(best[setting]):<22.4f}{best[setting]["step"]:<10}{describe(setting)}')
-    if picked_by == 'validation accuracy':
-        print(f'test accuracy of the first, picked by its validation accuracy: {best[ranking[0]]["test_acc"]:.4f}')
-    else:
-        for finding in findings(runs):
-            print(f'{"BORNE OUT" if finding.holds else "NOT BORNE OUT":<14} {finding.claim}: {finding.numbers}')
-
-    *_, png_path = output_paths(output_dir, name)
-    on = f'MLP in PyTorch on {DATASET_TITLES[dataset]}'
-    plot_curves(runs[ranking[0]], f'{on}: {describe(ranking[0])}', png_path.with_stem(f'{name}_best'))
-    plot_panel(runs, f'{on}: {picked_by}', picked_by, png_path.with_stem(f'{name}_curves'))
-    if len(runs) > 9:
-        scores = {setting: score(row) for setting, row in best.items()}
-        title = f'{on}: best {picked_by} of {len(runs)} settings'
-        plot_overview(scores, title, f'best {picked_by}', png_path.with_stem(f'{name}_overview'))
-
-
-def plot_panel(runs: dict[Setting, Rows], title: str, label: str, path: Path) -> None:
-    """Draws the longest runs at their largest batch size: a panel for optimiser × learning rate, a line per network.
-
-    The colour tells the width and the line's style the depth; where there is one width, the colour tells the depth too.
-    """
-    max_steps, batch_size = max((setting.max_steps, setting.batch_size) for setting in runs)
-    shown = {setting: rows for setting, rows in runs.items()
-             if (setting.max_steps, setting.batch_size) == (max_steps, batch_size)}  # fmt: skip
-    optimizers = [name for name in OPTIMIZERS if any(setting.optimizer == name for setting in shown)]
-    rates = sorted({setting.learning_rate for setting in shown}, reverse=True)
-    networks = {setting.dnn_hidden_units: setting.widths for setting in shown}
-    networks = dict(sorted(networks.items(), key=lambda item: (len(item[1]), item[1])))
-    depths = sorted({len(widths) for widths in networks.values()})
-    first_widths = sorted({widths[0] if widths else 0 for widths in networks.values()})
-
-    n_panels = len(optimizers) * len(rates)
-    size = (10, 4.5) if n_panels == 1 else (12, 3 * len(optimizers) + 1)
-    figure, panels = new_figure(f'{title}, batch {batch_size}', n_panels, len(optimizers), size)
-    for panel, (optimizer, rate) in zip(panels, itertools.product(optimizers, rates), strict=True):
-        for units, widths in networks.items():
-            rows = shown.get((optimizer, rate, batch_size, units, max_steps), [])
-            depth = depths.index(len(widths))
-            index = first_widths.index(widths[0] if widths else 0) if len(first_widths) > 1 else depth
-            colour, style = PALETTE[index % len(PALETTE)], STYLES[depth % len(STYLES)]
-            steps, scores = [row['step'] for row in rows], [score(row) for row in rows]
-            panel.plot(steps, scores, label=units or 'none', color=colour, linestyle=style)
-            if rows and rows[-1]['status'] == 'diverged':
-                panel.plot(steps[-1], scores[-1], 'x', color=colour)
-        panel.set_title(f'{OPTIMIZER_TITLES[optimizer]}, learning rate {rate:g}', fontsize=10)
-        panel.set(xlabel='step', ylabel=label)
-        panel.label_outer()
-        panel.sharey(panels[0])
-        panel.set_xlim(-0.03 * max_steps, 1.03 * max_steps)
-    any_diverged = any(rows[-1]['status'] == 'diverged' for rows in shown.values())
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(networks), 9),
-                  title='hidden units (a cross: diverged)' if any_diverged else 'hidden units', fontsize=9)  # fmt: skip
-    save_figure(figure, path)
-
-
-def plot_overview(scores: dict[Setting, float], title: str, label: str, path: Path) -> None:
-    """Draws every setting as a dot over each hyper-parameter's values, by optimiser, with the medians."""
-    figure, panels = new_figure(title, 4, 2, (12, 8))
-    offsets = {name: (i - 1) * 0.25 for i, name in enumerate(OPTIMIZERS)}
-    colours = dict(zip(OPTIMIZERS, PALETTE, strict=False))
-    columns = {'learning_rate': 'learning rate', 'dnn_hidden_units': 'hidden units', 'batch_size': 'batch size',
-               'max_steps': 'steps'}  # fmt: skip
-    spread = np.random.RandomState(0)
-    for panel, (column, x_label) in zip(panels, columns.items(), strict=True):
-        values = sorted({getattr(setting, column) for setting in scores}, key=value_order)
-        for optimizer, x in itertools.product(OPTIMIZERS, range(len(values))):
-            dots = [accuracy for setting, accuracy in scores.items()
-                    if (setting.optimizer, getattr(setting, column)) == (optimizer, values[x])]  # fmt: skip
-            at = x + offsets[optimizer]
-            panel.scatter(at + spread.uniform(-0.07, 0.07, len(dots)), dots, s=8, alpha=0.5, color=colours[optimizer],
-                          linewidths=0, label=OPTIMIZER_TITLES[optimizer] if x == 0 else None)  # fmt: skip
-            if dots:
-                panel.hlines(np.median(dots), at - 0.11, at + 0.11, color=colours[optimizer], linewidth=2)
-        names = [f'{value:g}' if isinstance(value, float) else str(value).replace(',', ',\n') for value in values]
-        panel.set_xticks(range(len(values)), names)
-        panel.set(xlabel=x_label, ylabel=label)
-    legend = panels[0].legend(markerscale=3, title='bar: median')
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
-    save_figure(figure, path)
-
-
-def value_order(value: float | str) -> tuple | float:
-    """The order of a hyper-parameter's values: numbers by size, networks by depth and then width."""
-    return (len(hidden_units(value)), hidden_units(value)) if isinstance(value, str) else value
-
-
-class Finding(NamedTuple):
-    """A claim of the report, the numbers here that it is held to, and whether they bear it out."""
-
-    claim: str
-    numbers: str
-    holds: bool
-
-
-def findings(runs: dict[Setting, Rows]) -> list[Finding]:
-    """What section 2 of the report says of its searches, held to the results of this one, by test accuracy."""
-    best = {setting: max(row['test_acc'] for row in rows) for setting, rows in runs.items()}
-    if best.keys() >= set(all_settings(GRIDS['full'])):
-        return findings_on_optimizers(best) + findings_on_size(best)
-    if best.keys() == set(all_settings(GRIDS['additional'])):
-        return findings_on_depth(runs)
-    return []
-
-
-def findings_on_optimizers(best: dict[Setting, float]) -> list[Finding]:
-    """What the report says of optimisers and learning rates."""
-
-    def mean(optimizer: str, rate: float, depths: tuple[int, ...] = (1, 2, 3)) -> float:
-        return float(np.mean([accuracy for setting, accuracy in best.items() if len(setting.widths) in depths
-                              and (setting.optimizer, setting.learning_rate) == (optimizer, rate)]))  # fmt: skip
-
-    def at(rate: float) -> str:
-        return f'at {rate:g} ' + ', '.join(f'{OPTIMIZER_TITLES[name]} {mean(name, rate):.3f}' for name in OPTIMIZERS)
-
-    poor = 0.25  # test accuracy; chance is 0.1, and the median of the grid far above
-    adam_shallow, adam_deep = mean('adam', 2e-2, (1,)), mean('adam', 2e-2, (2, 3))
-    top = {name: max((s for s in best if s.optimizer == name), key=best.get) for name in ('sgd', 'adam')}
-    winner = max(best, key=best.get)
-    return [
-        Finding('at learning rate 0.02 SGD and Adam (but with one hidden layer) do very poorly, Adadelta does not',
-                f'mean best accuracy {at(2e-2)}; Adam with one layer {adam_shallow:.3f}, with more {adam_deep:.3f}, '
-                f'SGD with one layer {mean("sgd", 2e-2, (1,)):.3f}',
-                max(mean('sgd', 2e-2), adam_deep) < poor < min(mean('adadelta', 2e-2), adam_shallow)),
-        Finding('at learning rate 0.0002 Adadelta does worse than SGD and Adam', at(2e-4),
-                mean('adadelta', 2e-4) < min(mean('sgd', 2e-4), mean('adam', 2e-4))),
-        Finding('SGD and Adam do better at 0.002 and at 0.0002 than at 0.02, Adadelta does not', at(2e-3),
-                all(mean(name, rate) > mean(name, 2e-2) for name in ('sgd', 'adam') for rate in (2e-3, 2e-4))
-                and mean('adadelta', 2e-2) > max(mean('adadelta', 2e-3), mean('adadelta', 2e-4))),
-        Finding('SGD and Adam reach their highest accuracy at the smallest learning rate',
-                ', '.join(f'{OPTIMIZER_TITLES[name]} {best[s]:.4f} at {s.learning_rate:g}' for name, s in top.items()),
-                all(setting.learning_rate == 2e-4 for setting in top.values())),
-        Finding('the best of all is Adam with learning rate 0.0002, batch 400, 400,400,400 and 3000 steps',
-                f'{describe(winner)} with {best[winner]:.4f}',
-                winner == Setting('adam', 2e-4, 400, '400,400,400', 3000)),
-    ]  # fmt: skip
-
-
-def findings_on_size(best: dict[Setting, float]) -> list[Finding]:
-    """What the report says of width and depth."""
-    found = []
-    for what, larger in (('wider', wider), ('deeper', deeper)):
-        pairs = [(accuracy, best[larger(setting)]) for setting, accuracy in best.items() if larger(setting) in best]
-        share = float(np.mean([after > before for before, after in pairs]))
-        learning = float(np.mean([after > before for before, after in pairs if max(before, after) > 0.4]))
-        found.append(Finding(
-            f'{what} networks consistently do better',
-            f'in {share:.0%} of {len(pairs)} pairs alike in all else, and in {learning:.0%} of those with an accuracy '
-            'above 0.4', share > 0.95,
-        ))  # fmt: skip
-    return found
-
-
-def findings_on_depth(runs: dict[Setting, Rows]) -> list[Finding]:
-    """What the report says of its additional search; its "deepest" has four layers in one place, five in another."""
-    accuracies = {len(setting.widths): [row['test_acc'] for row in rows] for setting, rows in runs.items()}
-    last, top = {n: values[-1] for n, values in accuracies.items()}, {n: max(v) for n, v in accuracies.items()}
-    winner = next(rows for setting, rows in runs.items() if len(setting.widths) == max(top, key=top.get))
-    lowest = min(winner, key=lambda row: row['test_loss'])
-
-    def layers(values: dict[int, float]) -> str:
-        return ', '.join(f'{n} layers {accuracy:.4f}' for n, accuracy in sorted(values.items()))
-
-    return [
-        Finding('the deepest network, of five layers, ends highest', layers(last), max(last, key=last.get) == 5),
-        Finding('three layers reach the highest accuracy', layers(top), max(top, key=top.get) == 3),
-        Finding('the best overfits: its training accuracy nears 100%, and its test loss rises for most of the training',
-                f'training accuracy ends at {winner[-1]["train_acc"]:.3f}, test loss is lowest at step '
-                f'{lowest["step"]}, {lowest["test_loss"]:.3f}, and ends at {winner[-1]["test_loss"]:.3f}',
-                winner[-1]['train_acc'] > 0.9 and lowest['step'] < winner[-1]['step'] / 2),
-    ]  # fmt: skip
-
-
-def wider(setting: Setting) -> Setting:
-    """The setting with twice the width."""
-    return setting._replace(dnn_hidden_units=','.join(str(2 * width) for width in setting.widths))
-
-
-def deeper(setting: Setting) -> Setting:
-    """The setting with one hidden layer more, as wide as its last."""
-    return setting._replace(dnn_hidden_units=','.join(map(str, setting.widths + setting.widths[-1:])))
 
 
 def main() -> int:

@@ -197,38 +197,3 @@ class GridSearchTest(unittest.TestCase):
             self.assertRaisesRegex(FlagError, 'the search of rank 0 belongs to another run'),
         ):
             grid_search.follow(flags)
-
-    def test_findings(self) -> None:
-        """On made-up results, of which each finding is known."""
-
-        levels = {
-            'sgd': {2e-2: 0.1, 2e-3: 0.45, 2e-4: 0.46},
-            'adam': {2e-2: 0.1, 2e-3: 0.47, 2e-4: 0.48},
-            'adadelta': {2e-2: 0.44, 2e-3: 0.4, 2e-4: 0.3},
-        }
-
-        def accuracy(setting: grid_search.Setting) -> float:
-            level = levels[setting.optimizer][setting.learning_rate]
-            if level == 0.1:
-                return 0.4 if setting.optimizer == 'adam' and len(setting.widths) == 1 else 0.1
-            return level + 1e-6 * (sum(setting.widths) + setting.max_steps + setting.batch_size)
-
-        settings = grid_search.all_settings(grid_search.GRIDS['full'])
-        runs = {setting: [{'test_acc': accuracy(setting)}] for setting in settings}
-        found = grid_search.findings(runs)
-        self.assertEqual([finding.holds for finding in found], [True, True, True, True, True, False, False])
-        self.assertIn('78% of 324 pairs', found[5].numbers)  # all but those of SGD and Adam at 0.02
-        self.assertIn('100% of those', found[5].numbers)
-        runs[grid_search.Setting('sgd', 2e-3, 100, '100', 1500)] = [{'test_acc': 0.9}]
-        holds = [finding.holds for finding in grid_search.findings(runs)]
-        self.assertEqual(holds, [True, True, True, False, False, False, False])
-        self.assertEqual(grid_search.findings({settings[0]: [{'test_acc': 0.5}]}), [])
-
-        deep = grid_search.all_settings(grid_search.GRIDS['additional'])
-        columns = ('step', 'test_acc', 'test_loss', 'train_acc')
-        rows = [[(1, 0.2, 2.0, 0.2), (1000, 0.55, 1.5, 0.7), (3000, 0.50, 2.5, 0.95)],
-                [(1, 0.1, 2.0, 0.2), (1000, 0.53, 1.5, 0.7), (3000, 0.51, 2.0, 0.90)],
-                [(1, 0.1, 2.0, 0.2), (1000, 0.54, 1.5, 0.7), (3000, 0.52, 1.8, 0.85)]]  # fmt: skip
-        runs = {setting: [dict(zip(columns, row, strict=True)) for row in of_setting]
-                for setting, of_setting in zip(deep, rows, strict=True)}  # fmt: skip
-        self.assertEqual([finding.holds for finding in grid_search.findings(runs)], [True, True, True])

@@ -1,75 +1,275 @@
-"""What the committed results say, and what REPORT.md and README.md say of them."""
+"""What fills REPORT.md and README.md and checks them, on a made-up project in a temporary directory."""
 
+import contextlib
+import io
 import json
-import re
 import unittest
+from pathlib import Path
 from unittest import mock
 
-import grid_search_mlp_pytorch as grid_search
-import report
-from tests.helpers import ROOT
+from experiment import write_csv, write_json
+from grid_search_mlp_pytorch import GRIDS, Setting, all_settings
+from report import checks, equations
+from report.__main__ import main
+from report.claims import findings
+from report.records import STUDENT_TABLES
+from report.tables import TABLES
+from tests.helpers import temporary_directory
+
+REPORT = r"""
+$$ y = 2 x \tag{1} $$
+$$ z = 3 y \tag{2} $$
+
+![A figure](figures/a.png), [the code](modules.py), [a section](#errata), [another place](https://example.org)
+
+- wrong in one place. Check: `test_erratum_2`.
+- and in another. Check: `erratum_table_2`.
+
+"""
+CODE = '''"""Doubles and triples; (Eq. 2) follows from Eq. 1."""
+
+class Triple:
+    """Three times."""
+
+    def forward(self, y):
+        """z = 3 y    (Eq. 2)"""
+
+        def inner(x):
+            return 2 * x  # (Eq. 1 at once)
+
+        return 3 * y
+'''
+TESTS = """
+class EquationTest:
+    def test_equation_1_double(self): ...
+    def test_equation_2_triple(self): ...
+    def test_erratum_2(self): ...
+    def test_erratum_23_is_another(self): ...
+"""
+
+
+def run_summary(name: str) -> dict[str, object]:
+    """The JSON of a run on which the student's report agrees, where it has numbers."""
+    table = STUDENT_TABLES.get(name, STUDENT_TABLES['mlp_numpy'])
+    rows = {which: {'step': step, **table[which]} for which, step in (('best', 1001), ('last', 1500))}
+    return {'dataset': 'cifar10', **rows, 'seconds': 9.5, 'machine': 'a machine'}
+
+
+def write_search(root: Path, name: str, grid: str, validation: bool = False) -> None:
+    """The CSV and the JSON of a search of which every setting has its first and its last row."""
+    settings = all_settings(GRIDS[grid])
+    rows = []
+    for setting in settings:
+        for step in (1, setting.max_steps):
+            accuracy = round(0.1 + step * sum(setting.widths) * 1e-7, 6)
+            row = {'train_acc': accuracy, 'train_loss': 2.0, 'test_acc': accuracy, 'test_loss': 2.0}
+            row |= {'val_acc': accuracy, 'val_loss': 2.0} if validation else {}
+            rows.append({**setting._asdict(), 'status': 'finished', 'step': step, **row})
+    path = root / f'results/grid_search_mlp_pytorch{name}'
+    write_csv(path.with_suffix('.csv'), rows)
+    times = {setting.run: {'wall_seconds': 1.0} for setting in settings}
+    write_json(path.with_suffix('.json'), {'times': times, 'wall_seconds': 7200.0, 'machine': 'a machine'})
+
+
+def write_project(root: Path) -> None:
+    """Documents with a place for every table, and all that they rest on."""
+    places = {name: f'<!-- table: {name} -->\n<!-- /table -->\n' for name in TABLES}
+    (root / 'README.md').write_text(places.pop('glance'))
+    (root / 'REPORT.md').write_text(REPORT + ''.join(places.values()))
+    (root / 'modules.py').write_text(CODE)
+    (root / 'unittests.py').write_text(TESTS)
+    (root / 'figures').mkdir()
+    (root / 'figures/a.png').touch()
+    for name in ('mlp_numpy', 'mlp_pytorch', 'convnet_pytorch'):
+        write_json(root / f'results/{name}.json', run_summary(name))
+    numbers = {'best_mean': 0.5, 'best_std': 0.01, 'last_mean': 0.4, 'last_std': 0.02}
+    batch_norm = {'test_acc': {'none': numbers, 'manual': numbers}, 'wall_seconds': 36.0, 'machine': 'a machine'}
+    write_json(root / 'results/batch_norm_mlp_pytorch.json', batch_norm)
+    ratio = {'benchmark': 'step', 'case': '100', 'ours': 'ours', 'theirs': 'pytorch', 'ratio': 0.7, 'low': 0.6,
+             'high': 0.8, 'measured': 0.01, 'at_most': 1.0}  # fmt: skip
+    (root / 'results/benchmark.json').write_text(
+        json.dumps({'machine': 'a machine', 'threads': 2, 'versions': {'numpy': '2'}, 'ratios': {'step': [ratio]}})
+    )
+    write_search(root, '', 'full')
+    write_search(root, '_additional', 'additional')
+    write_search(root, '_additional_validation', 'additional', validation=True)
 
 
 class ReportTest(unittest.TestCase):
-    def test_tables_say_what_the_results_say(self) -> None:
-        for document in report.DOCUMENTS:
-            self.assertEqual(report.outdated((ROOT / document).read_text()), [])
+    def setUp(self) -> None:
+        self.root = Path(self.enterContext(temporary_directory()))
+        self.enterContext(mock.patch.object(checks, 'COMPUTED', {1, 2}))
+        write_project(self.root)
+        self.assertEqual(self.main()[::2], (0, ''))
+
+    def main(self, *args: str) -> tuple[int, str, str]:
+        """The script's exit status, stdout and stderr."""
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            try:
+                status = main(self.root, list(args))
+            except SystemExit as stop:
+                status = stop.code
+        return status, out.getvalue(), err.getvalue()
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Writes `new` for the first `old` in a file."""
+        text = (self.root / path).read_text()
+        self.assertIn(old, text)
+        (self.root / path).write_text(text.replace(old, new, 1))
+
+    def assert_fails(self, **expected: str) -> None:
+        """Just these checks fail, each with a line that has its words."""
+        status, out, _ = self.main('--check')
+        self.assertEqual(status, 1)
+        lines = dict(line.split(': ', 1) for line in out.splitlines())
+        self.assertEqual(lines.keys(), expected.keys(), out)
+        for name, words in expected.items():
+            self.assertIn(words, lines[name])
+
+    def test_a_filled_project_passes(self) -> None:
+        before = (self.root / 'REPORT.md').read_text()
+        self.assertEqual(self.main('--check')[0], 0)
+        self.assertEqual(self.main(), (0, '', ''))
+        self.assertEqual((self.root / 'REPORT.md').read_text(), before)
+        self.assertIn('| training | accuracy | 0.525 | 0.390 | 0.525 | 0.390 |', before)
+        self.assertIn('| 0.4600 | 3000 | SGD | 0.02 | 100 | 400,400,400 | 3000 |', before)
+        self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
-        text = (ROOT / 'REPORT.md').read_text()
-        wrong = text.replace('| training | accuracy | 0.525 |', '| training | accuracy | 0.999 |')
-        self.assertNotEqual(wrong, text)
-        self.assertEqual(report.outdated(wrong), ['numpy_mlp'])
-        self.assertEqual(report.fill(wrong), text)
-        with self.assertRaisesRegex(report.ReportError, "no table 'nonsense'"):
-            report.fill('<!-- table: nonsense -->\n<!-- /table -->')
-        with mock.patch.object(report, 'ROOT', ROOT / 'nowhere'), self.assertRaisesRegex(report.ReportError, 'convnet'):
-            report.fill('<!-- table: convnet -->\n<!-- /table -->')
+        before = (self.root / 'REPORT.md').read_text()
+        self.replace('REPORT.md', '| training | accuracy | 0.525 |', '| training | accuracy | 0.999 |')
+        self.assert_fails(tables='REPORT.md: numpy_mlp out of date')
+        self.assertEqual(self.main(), (0, 'REPORT.md: filled numpy_mlp\n', ''))
+        self.assertEqual((self.root / 'REPORT.md').read_text(), before)
 
-    def test_every_equation_has_its_test(self) -> None:
-        numbers = re.findall(r'\\tag\{(\d+)\}', (ROOT / 'REPORT.md').read_text())
-        self.assertEqual(numbers, [str(i) for i in range(1, len(numbers) + 1)])
-        tests = re.findall(r'def test_equation_(\d+)_', (ROOT / 'unittests.py').read_text())
-        self.assertEqual(tests, numbers)
-        code = ''.join(path.read_text() for path in (ROOT / 'modules.py', ROOT / 'custom_batchnorm.py'))
-        named = set(re.findall(r'Eq\. (\d+)', code))
-        self.assertGreaterEqual(named, {'12', '13', '15', '16', '17', '18', '19', '20', '25'})
-        self.assertLessEqual(named, set(numbers))
+    def test_a_table_that_there_is_not(self) -> None:
+        self.replace('README.md', 'table: glance', 'table: nonsense')
+        self.assert_fails(tables="README.md: there is no table 'nonsense'")
+        status, _, err = self.main()
+        self.assertEqual((status, err.count('\n')), (2, 1))
+        self.assertIn("no table 'nonsense'", err)
 
-    def test_every_check_that_the_errata_name_is_there(self) -> None:
-        text = (ROOT / 'REPORT.md').read_text()
-        checks = set(re.findall(r'`(test_errat\w+)`', text))
-        self.assertGreater(len(checks), 5)
-        code = (ROOT / 'unittests.py').read_text() + (ROOT / 'tests/test_report.py').read_text()
-        for check in checks:
-            self.assertIn(f'def {check}', code)
+    def test_a_table_that_stands_nowhere(self) -> None:
+        self.replace('REPORT.md', '<!-- table: convnet -->', '')
+        self.assert_fails(tables='no document has a place for convnet')
 
-    def test_every_figure_and_link_is_there(self) -> None:
-        for document in report.DOCUMENTS:
-            for target in re.findall(r'\]\(([^)#]+)', (ROOT / document).read_text()):
-                self.assertTrue((ROOT / target).exists(), f'{document}: {target}')
+    def test_results_that_cannot_be_read(self) -> None:
+        path = self.root / 'results/convnet_pytorch.json'
+        for text in (None, '{', '{}', '[]'):
+            path.unlink() if text is None else path.write_text(text)
+            self.assert_fails(tables='the results behind table convnet cannot be read')
+            status, _, err = self.main()
+            self.assertEqual((status, err.count('\n')), (2, 1))
+            self.assertIn('convnet', err)
+        (self.root / 'results/mlp_numpy.json').unlink()
+        self.assert_fails(tables='numpy_mlp cannot be read', table_1='FileNotFoundError')
+
+    def test_a_missing_figure(self) -> None:
+        (self.root / 'figures/a.png').unlink()
+        self.assert_fails(links='REPORT.md: there is no figures/a.png')
+
+    def test_equations_and_their_tests(self) -> None:
+        for path, old, new, words in (
+            ('unittests.py', 'test_equation_2_', 'test_equation_22_', 'equation 2 has no test; equation 22 has a test'),
+            ('REPORT.md', 'tag{2}', 'tag{3}', 'not numbered one after the other: 1, 3'),
+            ('modules.py', 'from Eq. 1', 'from Eq. 9', 'equation 9 is named by the code'),
+            ('modules.py', '(Eq. 1 at once)', 'Eq. 1', 'equation 1 is not cited behind the formula'),
+        ):
+            self.replace(path, old, new)
+            self.main()
+            self.assert_fails(equations=words)
+            self.replace(path, new, old)
+            self.main()
+        self.assertEqual(self.main('--check')[0], 0)
+
+    def test_equations_stand_at_names(self) -> None:
+        code = {1: ['[`Triple.forward.inner`](modules.py)'],
+                2: ['[`modules.py`](modules.py)', '[`Triple.forward`](modules.py)']}  # fmt: skip
+        self.assertEqual(equations.computed(self.root), code)
+        self.assertEqual(equations.tests(self.root)[2], ['[`test_equation_2_triple`](unittests.py)'])
+        for path in ('modules.py', 'unittests.py'):
+            self.replace(path, '\n', '\n# A line more.\n')
+        self.assertEqual(self.main('--check')[0], 0)
+
+    def test_several_equations_in_one_citation(self) -> None:
+        cited = {'(Eqs. 1 and 2)': {1, 2}, '(Eqs. 4, 6 and 8)': {4, 6, 8}, '(Eqs. 3 to 5)': {3, 4, 5},
+                 '(Eq. 3, with 2 layers)': {3}, 'by Eqs. 1 and 2': set()}  # fmt: skip
+        for text, numbers in cited.items():
+            (self.root / 'modules.py').write_text(f'# {text}\n')
+            self.assertEqual(equations.computed(self.root).keys(), numbers, text)
+
+    def test_the_errata_s_checks_have_these_very_names(self) -> None:
+        self.replace('unittests.py', 'def test_erratum_2(self): ...', '')
+        self.assert_fails(errata='there is no test_erratum_2, ')
+        self.replace('unittests.py', 'test_erratum_23_is_another', 'test_erratum_2')
+        self.replace('REPORT.md', '`erratum_table_2`', '`erratum_table`')
+        self.assert_fails(errata='there is no erratum_table, ')
+
+    def test_table_1_has_every_digit(self) -> None:
+        for old, new, words in (
+            ('0.437', '0.438', 'last test_acc is 0.438, printed is 0.437'),
+            ('cifar10', 'synthetic', 'the run is on synthetic'),
+        ):
+            self.replace('results/mlp_numpy.json', old, new)
+            self.main()
+            self.assert_fails(table_1=words)
+            self.replace('results/mlp_numpy.json', new, old)
+
+    def test_a_grid_that_is_not_whole(self) -> None:
+        name = 'grid_search_mlp_pytorch_additional_validation'
+        path = self.root / f'results/{name}.csv'
+        whole = path.read_text()
+        path.write_text(''.join(whole.splitlines(keepends=True)[:-1]))
+        self.main()
+        self.assert_fails(grids=f'{name} has 2 of the 3 settings whole')
+        path.write_text(whole + whole.splitlines()[-1].replace(',3000,', ',1000,') + '\n')
+        self.main()
+        self.assert_fails(grids=f'{name} has 1 settings of another grid')
+        path.write_text(whole)
+        self.replace(f'results/{name}.json', '0.0002', '0.002')
+        self.main()
+        self.assert_fails(grids=f'{name} has not the times')
+
+    def test_erratum_2(self) -> None:
+        path = 'results/grid_search_mlp_pytorch_additional.csv'
+        self.replace(path, '400,"400,400,400",3000,finished,1,', '400,"400,400,400",3000,finished,2,')
+        self.assert_fails(erratum_2='has other rows')
 
 
-class CommittedResultsTest(unittest.TestCase):
-    def test_table_1(self) -> None:
-        """The committed NumPy run has every printed digit of Table 1 of the report."""
-        summary = json.loads((ROOT / 'results/mlp_numpy.json').read_text())
-        self.assertEqual(summary['dataset'], 'cifar10')
-        for which, expected in report.STUDENT_TABLES['mlp_numpy'].items():
-            self.assertEqual({key: round(summary[which][key], 3) for key in expected}, expected)
+class ClaimsTest(unittest.TestCase):
+    def test_findings(self) -> None:
+        """On made-up results, of which each finding is known."""
+        levels = {
+            'sgd': {2e-2: 0.1, 2e-3: 0.45, 2e-4: 0.46},
+            'adam': {2e-2: 0.1, 2e-3: 0.47, 2e-4: 0.48},
+            'adadelta': {2e-2: 0.44, 2e-3: 0.4, 2e-4: 0.3},
+        }
 
-    def test_the_grids_are_whole(self) -> None:
-        for name, grid, n_runs in (('', 'full', 243), ('_additional', 'additional', 3)):
-            settings = grid_search.all_settings(grid_search.GRIDS[grid])
-            self.assertEqual(set(report.searched(name)), set(settings))
-            self.assertEqual(len(report.summary(f'grid_search_mlp_pytorch{name}')['times']), n_runs)
+        def accuracy(setting: Setting) -> float:
+            level = levels[setting.optimizer][setting.learning_rate]
+            if level == 0.1:
+                return 0.4 if setting.optimizer == 'adam' and len(setting.widths) == 1 else 0.1
+            return level + 1e-6 * (sum(setting.widths) + setting.max_steps + setting.batch_size)
 
-    def test_erratum_2_the_setting_in_both_searches_gives_the_same_in_both(self) -> None:
-        setting = grid_search.Setting('adam', 2e-4, 400, '400,400,400', 3000)
-        self.assertEqual(report.searched('')[setting], report.searched('_additional')[setting])
+        settings = all_settings(GRIDS['full'])
+        runs = {setting: [{'test_acc': accuracy(setting)}] for setting in settings}
+        found = findings(runs)
+        self.assertEqual([finding.holds for finding in found], [True, True, True, True, True, False, False])
+        self.assertIn('78% of 324 pairs', found[5].numbers)  # all but those of SGD and Adam at 0.02
+        self.assertIn('100% of those', found[5].numbers)
+        runs[Setting('sgd', 2e-3, 100, '100', 1500)] = [{'test_acc': 0.9}]
+        holds = [finding.holds for finding in findings(runs)]
+        self.assertEqual(holds, [True, True, True, False, False, False, False])
+        self.assertEqual(findings({settings[0]: [{'test_acc': 0.5}]}), [])
 
-    def test_erratum_table_2_training_figures_are_of_single_batches(self) -> None:
-        best, last = (report.STUDENT_TABLES['convnet_pytorch'][which] for which in ('best', 'last'))
-        self.assertEqual((best['train_acc'], last['train_acc']), (round(27 / 32, 3), round(24 / 32, 3)))
-        self.assertEqual((best['test_acc'], best['test_loss']), (last['test_acc'], last['test_loss']))
-        self.assertNotEqual(best['train_acc'], last['train_acc'])
+        deep = all_settings(GRIDS['additional'])
+        columns = ('step', 'test_acc', 'test_loss', 'train_acc')
+        rows = [[(1, 0.2, 2.0, 0.2), (1000, 0.55, 1.5, 0.7), (3000, 0.50, 2.5, 0.95)],
+                [(1, 0.1, 2.0, 0.2), (1000, 0.53, 1.5, 0.7), (3000, 0.51, 2.0, 0.90)],
+                [(1, 0.1, 2.0, 0.2), (1000, 0.54, 1.5, 0.7), (3000, 0.52, 1.8, 0.85)]]  # fmt: skip
+        runs = {setting: [dict(zip(columns, row, strict=True)) for row in of_setting]
+                for setting, of_setting in zip(deep, rows, strict=True)}  # fmt: skip
+        self.assertEqual([finding.holds for finding in findings(runs)], [True, True, True])
