@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grid_search_mlp_pytorch as grid_search
-from benchmark import read_ratios
+from benchmark.ratios import read_ratios
 from compare_batch_norm import VARIANTS
 from experiment import OneLineParser, atomic_file, best_row
 
