@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmark import read_ratios
+from benchmark.ratios import read_ratios
 from compare_batch_norm import VARIANTS
 from grid_search_figures import describe, optimizer_title
 from report.claims import Finding, findings

@@ -1,38 +1,54 @@
-"""How `benchmark.py` takes turns, judges and draws; what it measures is not a test's business."""
+"""How `python -m benchmark` takes turns, judges, draws and refuses; what it measures is not a test's business."""
 
 import contextlib
 import io
+import json
+import subprocess
 import sys
+import types
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 
-import benchmark
-from tests.helpers import files_under, temporary_directory
+import cifar10_utils
+from benchmark import __main__ as command
+from benchmark import loading, processes, student_mlp, training
+from benchmark.ratios import Ratio, compare, optional, read_ratios, take_turns, write_ratios
+from flags import FlagError
+from tests.helpers import NO_NETWORK, ROOT, files_under, run_script, temporary_directory
+
+RATIO = Ratio('scale', 'width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)
 
 
-class BenchmarkTest(unittest.TestCase):
-    def run_main(self, *args: str) -> tuple[int, str, str]:
-        argv = ['benchmark.py', *args]
-        with (
-            mock.patch.object(sys, 'argv', argv),
-            contextlib.redirect_stdout(io.StringIO()) as out,
-            contextlib.redirect_stderr(io.StringIO()) as err,
-        ):
-            try:
-                status = benchmark.main()
-            except SystemExit as stop:
-                status = stop.code
-        return status, out.getvalue(), err.getvalue()
+def run_main(*args: str) -> tuple[int, str, str]:
+    """The exit status, stdout and stderr of the command in this process."""
+    with (
+        mock.patch.object(sys, 'argv', ['benchmark', *args]),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            status = command.main()
+        except SystemExit as stop:
+            status = stop.code
+    return status, out.getvalue(), err.getvalue()
 
+
+def no_network() -> contextlib.AbstractContextManager:
+    return mock.patch('cifar10_utils.check_network', side_effect=OSError('no network'))
+
+
+class RatioTest(unittest.TestCase):
     def test_actions_take_turns(self) -> None:
         calls = []
         actions = {name: lambda name=name: calls.append(name) for name in 'AB'}
-        seconds = benchmark.take_turns(actions, repeats=3, at_least=0)
+        seconds = take_turns(actions, repeats=3, at_least=0)
         self.assertEqual(''.join(calls), 'AB' + 'AABB' + 3 * 'AABB')  # short: each timed one after one untimed
         calls.clear()
-        benchmark.take_turns({'A': lambda: calls.append('A')}, repeats=1, at_least=0.05)
+        take_turns({'A': lambda: calls.append('A')}, repeats=1, at_least=0.05)
         self.assertGreater(len(calls), 1 + 2 + 2)  # very short: many in a turn
         self.assertEqual([turns.shape for turns in seconds.values()], [(3,), (3,)])
         self.assertGreater(min(turns.min() for turns in seconds.values()), 0)
@@ -40,62 +56,203 @@ class BenchmarkTest(unittest.TestCase):
     def test_ratios_and_verdicts(self) -> None:
         seconds = {'ours': np.array([1.0, 2.0, 3.0]), 'slow': np.array([2.0, 4.0, 6.0]), 'like': np.array([2.0, 2, 2])}
         with contextlib.redirect_stdout(io.StringIO()):
-            slow, like, free = benchmark.compare('b', 'case', seconds, 'ours', {'slow': 0.4, 'like': 1.0, 'ours': None})
+            slow, like, free = compare('b', 'case', seconds, 'ours', {'slow': 0.4, 'like': 1.0, 'ours': None})
         self.assertEqual((slow.ratio, slow.low, slow.high, slow.measured), (0.5, 0.5, 0.5, 2.0))
         self.assertEqual((like.ratio, like.low, like.high), (1.0, 0.6, 1.4))
         self.assertEqual((slow.verdict, like.verdict, free.verdict), ('MISSED', 'reached, drowns in the noise', ''))
 
+    def test_what_is_written_is_read(self) -> None:
+        environment, ratios = {'machine': 'a machine', 'repeats': 3}, {'scale': [RATIO], 'load': []}
+        with temporary_directory() as directory:
+            path = directory / 'benchmark.json'
+            write_ratios(path, environment, ratios)
+            self.assertEqual(json.loads(path.read_text())['ratios']['scale'], [RATIO._asdict()])
+            self.assertEqual(read_ratios(path), (environment, ratios))
+            for damaged in (path.read_text()[:-9], '{}', '[]', '{"ratios": []}', '{"ratios": {"step": [{"kase": 1}]}}'):
+                path.write_text(damaged)
+                with self.assertRaises(ValueError, msg=damaged):
+                    read_ratios(path)
+
+    def test_a_library_that_is_not_there_is_named(self) -> None:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertIsNone(optional('no_such_module.at_all', 'no-such-package', 'The pair'))
+        self.assertEqual(err.getvalue(), 'The pair is left out: pip install no-such-package to have it\n')
+        self.assertIs(optional('json', 'json', 'Nothing'), json)
+
+
+class CommandTest(unittest.TestCase):
+    def full_run(self, directory: Path, fakes: dict[str, mock.Mock]) -> tuple[int, str, str]:
+        with (
+            mock.patch.object(command, 'BENCHMARKS', fakes),
+            mock.patch.object(command, 'batches_root'),
+            mock.patch.object(command, 'committed_search'),
+        ):
+            return run_main('--output_dir', str(directory), '--data_dir', 'there', '--repeats', '2')
+
     def test_some_benchmarks_are_printed_and_not_written(self) -> None:
         with temporary_directory() as directory:
-            status, out, _ = self.run_main('batchnorm', '--repeats', '1', '--output_dir', str(directory))
+            status, out, _ = run_main('batchnorm', '--repeats', '1', '--output_dir', str(directory))
             self.assertEqual((status, files_under(directory)), (0, []))
         self.assertRegex(out, r'\(4096, 1024\) +manual +/ native +\d+\.\d\d')
         self.assertRegex(out, r'\(4096, 1024\) bytes saved +manual +/ native +1\.00 .*reached')
 
-    def test_a_full_run_is_written_and_drawn_and_goes_on_where_it_was_stopped(self) -> None:
-        def fake(name: str) -> mock.Mock:
-            ratio = benchmark.Ratio(name, f'{name} width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)
-            return mock.Mock(return_value=[ratio], __doc__='Of its kind.')
+    def test_a_full_run_is_written_and_drawn_at_its_end(self) -> None:
+        fakes = {name: mock.Mock(return_value=[RATIO._replace(benchmark=name)], __doc__='Of its kind.')
+                 for name in command.BENCHMARKS}  # fmt: skip
+        with temporary_directory() as directory:
+            fakes['scale'].side_effect = KeyboardInterrupt
+            self.assertEqual(self.full_run(directory, fakes)[0], 130)
+            self.assertEqual(files_under(directory), [])
 
-        fakes = {name: fake(name) for name in benchmark.BENCHMARKS}
-        with temporary_directory() as directory, mock.patch.object(benchmark, 'BENCHMARKS', fakes):
-            args = ('--output_dir', str(directory))
-            fakes['load'].side_effect = KeyboardInterrupt
-            self.assertEqual(self.run_main(*args)[0], 130)
-            self.assertEqual(files_under(directory), ['results', 'results/benchmark_unfinished.json'])
-
-            status, _, err = self.run_main(*args, '--repeats', '2')
-            self.assertEqual(status, 2)
-            self.assertIn('(delete it to start anew) belongs to another run: its repeats is 15, here it is 2', err)
-
-            unfinished = directory / 'results/benchmark_unfinished.json'
-            whole = unfinished.read_text()
-            for damaged in (whole[:-9], '{}', '[]', '{"ratios": []}', '{"ratios": {"step": [{"kase": 1}]}}'):
-                unfinished.write_text(damaged)
-                status, _, err = self.run_main(*args)
-                self.assertEqual((status, 'is damaged: delete it' in err), (2, True), damaged)
-            unfinished.write_text(whole)
-
-            fakes['load'].side_effect = None
-            status, out, _ = self.run_main(*args)
-            self.assertEqual((status, out.count('measured before')), (0, list(fakes).index('load')))
-            self.assertEqual([function.call_count for name, function in fakes.items() if name != 'load'],
-                             [1] * (len(fakes) - 1))  # fmt: skip
+            fakes['scale'].side_effect = None
+            status, out, _ = self.full_run(directory, fakes)
+            self.assertEqual((status, out.count('Of its kind.')), (0, len(fakes)))
             self.assertEqual(
                 files_under(directory), ['figures', 'figures/benchmark.png', 'results', 'results/benchmark.json']
             )
-            environment, ratios = benchmark.read_ratios(directory / 'results/benchmark.json')
-        self.assertEqual(ratios, {name: function.return_value for name, function in fakes.items()})
-        self.assertEqual(environment['versions']['numpy'], np.__version__)
+            environment, ratios = read_ratios(directory / 'results/benchmark.json')
+        self.assertEqual(list(ratios.items()), [(name, fake.return_value) for name, fake in fakes.items()])
+        self.assertEqual((environment['versions']['numpy'], environment['repeats']), (np.__version__, 2))
+        for fake in fakes.values():
+            self.assertEqual(fake.call_args_list, 2 * [mock.call('there', 2)])
+
+    def test_a_full_run_that_cannot_end_does_not_begin(self) -> None:
+        fake = mock.Mock(__doc__='Of its kind.')
+        with (
+            temporary_directory() as directory,
+            mock.patch.object(command, 'BENCHMARKS', {'step': fake}),
+            mock.patch.object(processes, 'ROOT', directory),
+        ):
+            places = ('--data_dir', str(directory), '--output_dir', str(directory / 'out'))
+            with no_network():
+                status, _, err = run_main(*places)
+            self.assertEqual((status, 'no CIFAR-10 in' in err), (2, True))
+
+            search = directory / 'results/grid_search_mlp_pytorch.json'
+            search.parent.mkdir()
+            for text, word in ((None, 'cannot read the search'), ('{', 'cannot read the search'),
+                               ('{"machine": "an abacus"}', 'ran on an abacus, this is')):  # fmt: skip
+                if text is not None:
+                    search.write_text(text)
+                with mock.patch.object(command, 'batches_root'):
+                    status, _, err = run_main(*places)
+                self.assertEqual((status, word in err, err.count('\n')), (2, True, 1), err)
+        fake.assert_not_called()
 
     def test_bad_flags(self) -> None:
         for args, word in ((['fast'], "no benchmark 'fast'"), (['step', '--repeats', '0'], "got '0'")):
-            status, out, err = self.run_main(*args)
+            status, out, err = run_main(*args)
             self.assertEqual((status, out, err.count('\n')), (2, '', 1))
             self.assertIn(word, err)
+
+    def test_without_data_it_says_what_helps(self) -> None:
+        for name in ('load', 'convnet', 'run', 'grid', 'scale'):
+            with temporary_directory() as directory, no_network():
+                status, _, err = run_main(name, '--data_dir', str(directory), '--output_dir', str(directory))
+                self.assertEqual((status, files_under(directory)), (2, []))
+            line = err.splitlines()[-1]
+            self.assertRegex(line, r'^python -m benchmark: error: no CIFAR-10 in .*no network.*--data_dir')
+            self.assertNotIn('--dataset', line)
+
+    def test_as_a_module(self) -> None:
+        done = subprocess.run([sys.executable, '-m', 'benchmark', '--help'], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        self.assertIn('usage: python -m benchmark', done.stdout)
+        self.assertIn(', '.join(command.BENCHMARKS), ' '.join(done.stdout.split()))
+
+
+class LoadingTest(unittest.TestCase):
+    def test_torchvision_is_given_the_directory_above(self) -> None:
+        with temporary_directory() as directory, mock.patch('cifar10_utils.load'):
+            folder = directory / cifar10_utils.BATCHES_FOLDER
+            folder.mkdir()
+            (folder / 'test_batch').touch()
+            for data_dir in (directory, folder):
+                self.assertEqual(loading.batches_root(str(data_dir)), directory)
+            with self.assertRaisesRegex(cifar10_utils.DataError, 'no intact CIFAR-10 at'):
+                loading.torchvision_loader(directory, 32)
+
+    def test_the_plain_loop_goes_on_after_an_epoch(self) -> None:
+        drawn = []
+        epoch = [(torch.full((2, 3, 32, 32), float(i)), torch.zeros(2, dtype=torch.int64)) for i in range(2)]
+
+        def note(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
+            drawn.append(x.mean().item())
+
+        def five_times_plain(actions: dict, *_: object, **__: object) -> dict[str, np.ndarray]:
+            for _ in range(5):
+                actions['plain']()
+            return {name: np.ones(1) for name in actions}
+
+        with (
+            mock.patch.object(training, 'batches_root'),
+            mock.patch.object(training, 'torchvision_loader', return_value=epoch),
+            mock.patch('cifar10_utils.load', return_value=cifar10_utils.load('synthetic', '')),
+            mock.patch.object(training, 'take_turns', five_times_plain),
+            mock.patch.object(training, 'plain_step', note),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            training.convnet('', 1)
+        self.assertEqual(drawn, [0, 1, 0, 1, 0])
+
+
+class StudentTest(unittest.TestCase):
+    def commands(self, data_dir: Path) -> dict[str, tuple[str, ...]]:
+        """The arguments of the processes that `run` would start."""
+        started = {}
+
+        def start_each(actions: dict, *_: object) -> dict[str, np.ndarray]:
+            for name, action in actions.items():
+                with mock.patch.object(processes, 'run_python', lambda *args, name=name: started.update({name: args})):
+                    action()
+            return {name: np.ones(3) for name in actions}
+
+        with (
+            mock.patch.object(processes, 'batches_root'),
+            mock.patch.object(processes, 'take_turns', start_each),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            processes.run(str(data_dir), 3)
+        return started
+
+    def test_its_command_line_is_what_run_calls(self) -> None:
         with temporary_directory() as directory:
-            places = ('--data_dir', str(directory), '--output_dir', str(directory))
-            with mock.patch('cifar10_utils.check_network', side_effect=OSError('no network')):
-                status, _, err = self.run_main('load', *places)
-            self.assertEqual((status, files_under(directory)), (2, []))
-            self.assertIn('no CIFAR-10 in', err)
+            started = self.commands(directory)
+            self.assertEqual(set(started), {'numpy', 'numpy_float32', 'pytorch', 'student'})
+            script, *args = started['student']
+            self.assertEqual(ROOT / script, Path(student_mlp.__file__))
+            self.assertEqual(args, list(started['numpy'][1:]))
+            flags = student_mlp.build_parser().parse_args(args)
+            self.assertEqual(flags.data_dir, directory)
+            with self.assertRaisesRegex(FlagError, rf'^{script} failed: student_mlp.py: error: no CIFAR-10 in '):
+                processes.run_python(*started['student'])
+
+    def test_help(self) -> None:
+        with temporary_directory() as directory:  # from anywhere, without the project
+            done = run_script('benchmark/student_mlp.py', '--help', cwd=directory, env=NO_NETWORK)
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        for flag in ('--data_dir', '--output_dir'):
+            self.assertIn(flag, done.stdout)
+
+    def test_it_trains_and_draws(self) -> None:
+        rng = np.random.RandomState(0)
+        roots, prototypes = [], rng.randint(100, 156, size=(10, 32, 32, 3), dtype=np.uint8)
+
+        def fake_cifar10(root: Path, train: bool) -> types.SimpleNamespace:
+            roots.append(root)
+            classes = rng.randint(10, size=300)
+            return types.SimpleNamespace(data=prototypes[classes], targets=classes.tolist())
+
+        with temporary_directory() as directory:
+            folder, output = directory / student_mlp.BATCHES_FOLDER, directory / 'a/b'
+            argv = ['student_mlp.py', '--data_dir', str(folder), '--output_dir', str(output)]
+            with (
+                mock.patch.object(sys, 'argv', argv),
+                mock.patch.object(student_mlp, 'CIFAR10', fake_cifar10),
+                contextlib.redirect_stdout(io.StringIO()) as out,
+            ):
+                student_mlp.main()
+            self.assertEqual((roots, files_under(output)), ([directory, directory], ['student.png']))
+        lines = out.getvalue().splitlines()
+        self.assertEqual([line.split(':')[0] for line in lines], [f'step {n}' for n in (*range(0, 1500, 100), 1499)])
+        self.assertGreater(float(lines[-1].split()[-2]), 0.9)  # each class is one image, over and over

@@ -1,0 +1,1 @@
+"""This project timed against what a user would otherwise pick; `python -m benchmark` runs it."""

@@ -1,0 +1,75 @@
+"""Times this project against what a user would otherwise pick, side by side, and prints the ratios.
+
+    python -m benchmark --data_dir cifar10              # everything: results/benchmark.json and its figure at the end
+    python -m benchmark step batchnorm --repeats 5      # some of it: printed only
+
+The two sides of a pair do the same work on the same data, in the same data type, on the same number of threads. Run it
+from the project's root, on a machine that does nothing else; a run of everything takes hours.
+"""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from benchmark.figure import plot
+from benchmark.loading import batches_root, load
+from benchmark.mlp_step import step
+from benchmark.normalisation import batchnorm
+from benchmark.processes import committed_search, full_grid, grid, run
+from benchmark.ratios import Ratio, describe_environment, write_ratios
+from benchmark.scale import scale
+from benchmark.training import convnet, trainer
+from experiment import check_output_dir, output_paths
+from flags import OneLineParser, one_line_errors, positive_int
+
+# Each takes data_dir and repeats, whether or not it needs both.
+BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {
+    function.__name__: function for function in (step, run, trainer, batchnorm, load, convnet, grid, full_grid, scale)
+}
+
+
+def build_parser() -> OneLineParser:
+    """The command's flags."""
+    parser = OneLineParser(
+        prog='python -m benchmark', description='Times this project against what a user would otherwise pick.'
+    )
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(BENCHMARKS)}; all without one')
+    parser.add_argument('--repeats', type=positive_int, default=15, help='turns of each pair (fewer of long ones)')
+    parser.add_argument('--data_dir', default=os.environ.get('CIFAR10_DIR', './cifar10'), help='where CIFAR-10 is')
+    parser.add_argument('--output_dir', default='.', help='where results/ and figures/ go, after a run of everything')
+    return parser
+
+
+def main() -> int:
+    """Runs the benchmarks that are named; returns the exit status."""
+    parser = build_parser()
+    flags = parser.parse_args()
+    unknown = [name for name in flags.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f'no benchmark {unknown[0]!r}: there are {", ".join(BENCHMARKS)}')
+    try:
+        with one_line_errors(parser):
+            check_output_dir(flags.output_dir, 'benchmark')
+            if not flags.names:  # what would end a run of everything ends it before the first hour, not after
+                batches_root(flags.data_dir)
+                committed_search()
+            ratios = {}
+            for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
+                tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
+                ratios[name] = BENCHMARKS[name](flags.data_dir, flags.repeats)
+            if not flags.names:
+                _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
+                write_ratios(json_path, describe_environment(flags.repeats), ratios)
+                plot(list(itertools.chain(*ratios.values())), png_path)
+                print(f'wrote {json_path}, {png_path}')
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
