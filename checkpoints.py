@@ -1,35 +1,73 @@
-"""A run to go on with: everything that its next step depends on, in one file.
+"""A run to go on with, and a network to use.
 
     state = RunState(flags, defaults, model, optimizer, data['train'], record)
     state.save('run.pt', step=500)
-    step = state.load('run.pt')
+    step = state.load('run.pt')  # in another process: the steps that follow are the same, bit for bit on a CPU
 
-The steps that follow in another process are the same, bit for bit on a CPU.
+    network = load_network('networks/mlp_numpy.npz')
+    network.probabilities(pixels)  # (n, 10) for pixels (n, 3072), as CIFAR-10 has them
+
+Reading runs no code from a file. PyTorch is imported only where a file of its own is met, so that the NumPy path does
+without it.
 """
 
+import copy
+import importlib
+import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from cifar10_utils import DataSet
-from experiment import RunRecord, atomic_file
-from flags import FlagError, check_same_flags
+from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet
+from experiment import RunRecord
+from files import atomic_file
+from flags import PLACE_FLAGS, FlagError, check_same_flags
 
-# Flags that may differ between a checkpoint and the run that resumes it: where it runs, not what it trains.
-FREE_FLAGS = {'data_dir', 'dataset', 'output_dir', 'checkpoint', 'resume', 'device', 'compile'}
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    import mlp_numpy
+
+EVALUATION_BATCH = 200  # examples at a time, as the trainers evaluate: another number may round otherwise
+LENGTH_FLAGS = {'max_steps', 'eval_freq'}  # a run is the beginning of every longer one
+# What NumPy, zipfile, pickle and PyTorch raise over a damaged file.
+DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError, RuntimeError, ValueError, LookupError,
+          TypeError, AttributeError, EOFError, NotImplementedError, MemoryError, OverflowError)  # fmt: skip
+
+
+def check_archive(path: str | Path) -> None:
+    """Raises zipfile.BadZipFile where a file that NumPy or PyTorch wrote is damaged: neither looks at the checksums."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip():
+            raise zipfile.BadZipFile
+
+
+def torch_load(path: str | Path) -> Any:
+    """The tensors, numbers and strings in a file of PyTorch's."""
+    import torch
+
+    check_archive(path)
+    with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
+        return torch.load(path, map_location='cpu', weights_only=True)
+
+
+# A run to go on with
 
 
 class RunState:
     """All that a PyTorch run needs to go on: weights, optimizer, order of the batches, random numbers and record.
 
     Args:
-        flags: every flag of the run, by name; a checkpoint must agree with all but FREE_FLAGS.
+        flags: every flag of the run, by name; a checkpoint must agree with those that shape the result, but may be of
+            a shorter run.
         defaults: the same flags at their defaults, which stand for flags that an older checkpoint lacks.
+        n_ranks: the number of processes.
         model, optimizer, data, record: what is saved, and put back in place.
     """
 
@@ -37,15 +75,15 @@ class RunState:
         self,
         flags: dict[str, object],
         defaults: dict[str, object],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        n_ranks: int,
+        model: 'nn.Module',
+        optimizer: 'torch.optim.Optimizer',
         data: DataSet,
         record: RunRecord,
     ) -> None:
-        self.flags = {flag: value for flag, value in flags.items() if flag not in FREE_FLAGS}
-        self.flags['dataset'] = record.dataset
-        self.flags['script'] = record.script
-        self.defaults = defaults
+        self.flags = {flag: value for flag, value in flags.items() if flag not in PLACE_FLAGS}
+        self.flags |= {'dataset': record.dataset, 'script': record.script, 'processes': n_ranks}
+        self.defaults = {**defaults, 'processes': 1}
         self.model = model
         self.optimizer = optimizer
         self.data = data
@@ -57,7 +95,8 @@ class RunState:
         Raises:
             OSError: the file cannot be written; what was there before is left as it was.
         """
-        self.record.seconds = self.record.elapsed()
+        import torch
+
         state = {
             'flags': self.flags,
             'step': step,
@@ -67,44 +106,193 @@ class RunState:
                       for key, value in self.data.state().items()},
             'torch_rng': torch.get_rng_state(),
             'record': self.record.state(),
+            'kept': self.record.network.state if self.record.network else None,
         }  # fmt: skip
-        with atomic_file(Path(path)) as file:
+        with atomic_file(path) as file:
             torch.save(state, file)
 
-    def load(self, path: str) -> int:
+    def load(self, path: str, flag: str = 'resume') -> int:
         """Puts everything back as it was and returns the number of steps already done.
 
         Raises:
-            FlagError: the file cannot be read, is damaged, or belongs to a run with other flags.
+            FlagError: the file cannot be read, is damaged, belongs to a run with other flags, or has more steps than
+                the run asks for. `flag` is the one that named it.
         """
+        import torch
+
         try:
-            with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
-                if archive.testzip():
-                    raise zipfile.BadZipFile
-            with warnings.catch_warnings(action='ignore'):  # PyTorch comments on damaged files before it refuses them
-                state = torch.load(path, map_location='cpu', weights_only=True)
-            check_same_flags(f'--resume {path}', state['flags'], self.flags, self.defaults)
+            state = torch_load(path)
+            saved = {name: value for name, value in state['flags'].items() if name not in LENGTH_FLAGS}
+            here = {name: value for name, value in self.flags.items() if name not in LENGTH_FLAGS}
+            check_same_flags(f'--{flag} {path}', saved, here, self.defaults)
+            if state['step'] > self.flags['max_steps']:
+                raise FlagError(
+                    f'--{flag} {path} has {state["step"]} steps already: --max_steps must be as many or more'
+                )
             self.model.load_state_dict(state['model'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
                                for key, value in state['order'].items()})  # fmt: skip
             torch.set_rng_state(state['torch_rng'])
             self.record.restore(state['record'])
+            if self.record.network:
+                self.record.network.state = state.get('kept') or copy.deepcopy(state['model'])
             return state['step']
         except FlagError:
             raise
         except OSError as error:
-            raise FlagError(f'cannot read --resume {path}: {error.strerror or error}') from error
-        except (
-            zipfile.BadZipFile,
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
+            raise FlagError(f'cannot read --{flag} {path}: {error.strerror or error}') from error
+        except DAMAGE as error:
             raise FlagError(
-                f'--resume {path} is damaged or no checkpoint of these scripts; start anew without it'
+                f'--{flag} {path} is damaged or no checkpoint of these scripts: name another file'
             ) from error
+
+
+# A network to use
+
+# The class of each script's network, which is rebuilt with the arguments that it was made with.
+NETWORKS = {
+    'mlp_numpy': ('mlp_numpy', 'MLP'),
+    'mlp_pytorch': ('mlp_pytorch', 'MLP'),
+    'convnet_pytorch': ('convnet_pytorch', 'ConvNet'),
+}
+
+
+class NetworkError(ValueError):
+    """A file of a network cannot be used; the message is one line."""
+
+
+class KeptNetwork:
+    """A copy of a network in training, as it was when it was last kept.
+
+    Args:
+        script: a key of NETWORKS.
+        model: in training.
+        arguments: those that the model's class was made with, by name.
+        mean_image: (3072,) float32, which its inputs have had subtracted.
+    """
+
+    def __init__(
+        self, script: str, model: 'nn.Module | mlp_numpy.MLP', arguments: dict[str, object], mean_image: np.ndarray
+    ) -> None:
+        self.script = script
+        self.model = model
+        self.arguments = arguments
+        self.mean_image = mean_image
+        self.suffix = '.npz' if script == 'mlp_numpy' else '.pt'
+        self.state: dict[str, Any] | None = None
+
+    def keep(self) -> None:
+        """Keeps a copy of the network as it is."""
+        self.state = copy.deepcopy(self.model.state_dict())
+
+    def save(self, path: Path, description: dict[str, object]) -> None:
+        """Writes the copy and what it is, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        text = json.dumps({**description, 'arguments': self.arguments, 'classes': CLASSES})
+        with atomic_file(path) as file:
+            if self.suffix == '.npz':
+                np.savez(file, description=text, mean_image=self.mean_image, **self.state)
+            else:
+                import torch
+
+                contents = {'description': text, 'mean_image': torch.from_numpy(self.mean_image), 'state': self.state}
+                torch.save(contents, file)
+
+
+class LoadedNetwork:
+    """A network that was kept, in evaluation mode.
+
+    Args:
+        description: what its file says of it: script, flags, classes, the row that it is of, and more.
+        mean_image: (3072,) float32, which is subtracted from pixels.
+        forward: the probabilities (n, n_classes) for centred images (n, 3, 32, 32) float32.
+    """
+
+    def __init__(
+        self, description: dict[str, Any], mean_image: np.ndarray, forward: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self.description = description
+        self.mean_image = mean_image
+        self._forward = forward
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """The probability of each class, (n, n_classes).
+
+        Args:
+            pixels: (n, 3072) or (n, 3, 32, 32), channels first: uint8 as CIFAR-10 has them, or floating point with the
+                mean image subtracted already, as `next_batch` gives them.
+
+        Raises:
+            ValueError: they have another shape or type.
+        """
+        pixels = np.asarray(pixels)
+        if pixels.shape[1:] not in ((self.mean_image.size,), IMAGE_SHAPE):
+            raise ValueError(
+                f'pixels must have shape (n, {self.mean_image.size}) or (n, 3, 32, 32), got {pixels.shape}'
+            )
+        if pixels.dtype == np.uint8:
+            pixels = pixels.reshape(len(pixels), self.mean_image.size) - self.mean_image
+        elif not np.issubdtype(pixels.dtype, np.floating):
+            raise ValueError(f'pixels must be uint8, or floating point and centred, got {pixels.dtype}')
+        images = pixels.reshape(len(pixels), *IMAGE_SHAPE)
+        batches = [images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH)]
+        outputs = [self._forward(batch) for batch in batches]
+        return np.concatenate(outputs) if outputs else np.zeros((0, len(self.description['classes'])))
+
+
+def load_network(path: str | Path) -> LoadedNetwork:
+    """The network in a `.npz` or a `.pt` file of `networks/`.
+
+    Raises:
+        NetworkError: the file cannot be read, or is damaged or no network of these scripts.
+    """
+    read = {'.npz': _read_numpy, '.pt': _read_pytorch}.get(Path(path).suffix)
+    if read is None:
+        raise NetworkError(f'{path} is no network: its name must end in .npz or .pt')
+    try:
+        return read(path)
+    except OSError as error:
+        raise NetworkError(f'cannot read {path}: {error.strerror or error}') from error
+    except DAMAGE as error:
+        raise NetworkError(f'{path} is damaged or no network of these scripts') from error
+
+
+def _network_class(description: dict[str, Any]) -> type:
+    module, name = NETWORKS[description['script']]
+    return getattr(importlib.import_module(module), name)
+
+
+def _read_numpy(path: str | Path) -> LoadedNetwork:
+    check_archive(path)
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    description, mean_image = json.loads(str(arrays.pop('description'))), arrays.pop('mean_image')
+    mlp = _network_class(description)(**description['arguments'])
+    mlp.load_state_dict(arrays)
+    dtype = description['arguments']['dtype']
+    return LoadedNetwork(
+        description, mean_image, lambda images: mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False))
+    )
+
+
+def _read_pytorch(path: str | Path) -> LoadedNetwork:
+    import torch
+
+    contents = torch_load(path)
+    description = json.loads(contents['description'])
+    with torch.device('meta'):  # no memory is taken for initial weights
+        model = _network_class(description)(**description['arguments'])
+    model.load_state_dict(contents['state'], assign=True)
+    model.to(memory_format=torch.channels_last).eval()
+    narrow = description['flags'].get('precision') == 'bfloat16'
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=narrow):
+            logits = model(torch.from_numpy(images.astype(np.float32, copy=False)))
+        return logits.float().softmax(dim=1).numpy()
+
+    return LoadedNetwork(description, contents['mean_image'].numpy(), forward)

@@ -1,47 +1,59 @@
-"""What a run leaves: its record (CSV and JSON) and the figure of its curves; and what a script does around a training.
+"""What a run leaves, and what a script does around its training.
 
-    record = RunRecord('mlp_numpy', 'MLP in NumPy', 'cifar10', max_steps=1500, eval_freq=100)
-    with record.running() as steps:  # progress bar, Ctrl-C, the clock
+    record = RunRecord('mlp_numpy', 'MLP in NumPy', 'cifar10', flags, output_dir='.')
+    with record.running() as steps:
         for step in steps:
             ...
             if record.evaluation_due(step, loss):
                 record.add(step, train=(accuracy, loss), test=(accuracy, loss))
-    record.write('.')  # results/mlp_numpy.csv and .json, figures/mlp_numpy.png
 
-This module never imports PyTorch, and Matplotlib only to draw.
+However the block ends, what was evaluated is then on disk: results/NAME.csv and .json, figures/NAME.png, and the
+network in networks/. This module never imports PyTorch, and Matplotlib only to draw.
 """
 
-import argparse
 import contextlib
 import csv
-import errno
-import gc
-import io
+import hashlib
 import json
 import math
-import os
-import platform
+import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Protocol
 
 from tqdm import tqdm
 
-from cifar10_utils import DataSet, get_cifar10
-from flags import FlagError, OneLineParser, is_main_process, one_line_errors
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from files import check_can_write, write_csv, write_json
+from flags import MAX_NAME, PLACE_FLAGS, FlagError, check_same_flags, one_line
+from machine import machine, versions
+from plots import plot_curves
+from stopping import exit_status, undisturbed
 
 DATASET_TITLES = {'cifar10': 'CIFAR-10', 'synthetic': 'the synthetic stand-in (not CIFAR-10)'}
+# Finished and interrupted runs end with 0 and, as shells have it, 128 and the signal's number.
+EXIT_STATUS = {'finished': 0, 'failed': 1, 'diverged': 3}
+OVER_SEEDS = ('seeds', 'mean', 'std')  # what the JSON of a run's name says of several seeds
+Row = dict[str, float]
 
 
-# The record
+# Rows and names
+
+
+def is_finite(row: Row) -> bool:
+    """Whether a row is one of a network that still works; one that does not may guess a class right by chance."""
+    return all(math.isfinite(value) for value in row.values())
+
+
+def score(row: Row) -> float:
+    """What a row is picked by: its validation accuracy where there is one, else, as the report does, the test's."""
+    return row.get('val_acc', row['test_acc'])
+
+
+def best_row(rows: list[Row]) -> Row:
+    """The row of the highest `score`, the first of several; a row that is not finite is none where another is."""
+    return max(filter(is_finite, rows), key=score, default=rows[-1])
 
 
 def record_name(name: str, dataset: str) -> str:
@@ -49,72 +61,144 @@ def record_name(name: str, dataset: str) -> str:
     return name if dataset == 'cifar10' else f'{name}_{dataset}'
 
 
-def score(row: dict[str, float]) -> float:
-    """What an evaluation is picked by: its validation accuracy or, without a validation set, its test accuracy."""
-    return row.get('val_acc', row['test_acc'])
+def shaping(flags: dict[str, object]) -> dict[str, object]:
+    """The flags that shape a result."""
+    return {flag: value for flag, value in flags.items() if flag not in PLACE_FLAGS}
 
 
-def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The row of the highest score."""
-    return max(rows, key=score)
+def same_but_for_the_seed(flags: dict[str, object], others: dict[str, object]) -> bool:
+    """Whether two runs differ in nothing that shapes their results, or in their seeds alone."""
+    return {**shaping(flags), 'seed': None} == {**shaping(others), 'seed': None}
+
+
+def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
+    """The flags that shape a run's result and are not at their defaults, in the order of `defaults`, as text."""
+    return {
+        flag: ','.join(map(str, flags[flag])) if isinstance(flags[flag], list) else str(flags[flag])
+        for flag, default in shaping(defaults).items()
+        if flag in flags and flags[flag] != default
+    }
+
+
+def run_name(script: str, dataset: str, flags: dict[str, object], defaults: dict[str, object]) -> str:
+    """The name of a run's files: `--name`, or the script, the data set and the flags not at their defaults.
+
+    A run of several seeds has its seed at the end, whatever it is. What is too long or no part of a file name is cut
+    out, and a hash of the whole put in its place, so that two different runs never share a name.
+    """
+    several = bool(flags.get('seeds'))
+    told = told_flags(flags, defaults)
+    if several:
+        told.pop('seed', None)
+    whole = '_'.join([record_name(script, dataset), *(f'{flag}={value}' for flag, value in told.items())])
+    safe = re.sub(r'[^\w=,.+-]', '', whole)
+    if safe != whole or len(safe.encode()) > MAX_NAME:
+        safe = f'{safe[: MAX_NAME - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}'
+    name = flags.get('name') or safe
+    return f'{name}_seed={flags["seed"]}' if several else name
+
+
+# The record
+
+
+class Network(Protocol):
+    """The network of a run, as its record sees it; see `checkpoints.KeptNetwork`."""
+
+    suffix: str
+
+    def keep(self) -> None:
+        """Keeps a copy of the network as it is."""
+
+    def save(self, path: Path, description: dict[str, object]) -> None:
+        """Writes the copy, and what it is."""
 
 
 class RunRecord:
     """The record of one training run, and the run's clock and voice while it lasts.
 
     Args:
-        name: of its files; a run on the stand-in has `_synthetic` added.
+        script: the name of the script, such as 'mlp_numpy', with which the names of its files begin.
         title: of its figure, such as 'MLP in NumPy'.
         dataset: 'cifar10' or 'synthetic'.
-        max_steps, eval_freq: how many steps it has, and how many lie between two evaluations.
-        flags: every flag of the run, by name, for the record.
+        flags: every flag of the run, by name; `max_steps` and `eval_freq` are followed here.
+        defaults: the same flags at their defaults, without which the names of its files say nothing of its flags.
+        output_dir: where its files go; None: nowhere.
         quiet: no progress bar and no lines.
         evaluate_after: numbers of steps after which to evaluate as well, counted from 1.
+        network: is kept at the row of the best validation accuracy or, without a validation set, at the last.
 
     `rows` has a dictionary per evaluation: step (counted from 1), train_acc, train_loss, test_acc, test_loss and, with
-    a validation set, val_acc and val_loss. `status` is 'finished', 'diverged' or 'interrupted'.
+    a validation set, val_acc and val_loss. `status` is 'finished', 'diverged', 'interrupted' or 'failed'.
+
+    Raises:
+        FlagError: one of its files cannot be written.
     """
 
     def __init__(
         self,
-        name: str,
+        script: str,
         title: str,
         dataset: str,
-        max_steps: int,
-        eval_freq: int,
-        flags: dict[str, object] | None = None,
+        flags: dict[str, object],
+        defaults: dict[str, object] | None = None,
+        output_dir: str | None = None,
         quiet: bool = False,
         evaluate_after: Collection[int] = (),
+        network: Network | None = None,
     ) -> None:
-        self.script = name
-        self.name = record_name(name, dataset)
-        self.title = f'{title} on {DATASET_TITLES[dataset]}'
+        self.script = script
+        self.name = run_name(script, dataset, flags, defaults or {})
+        words = [f'{flag.removeprefix("dnn_").replace("_", " ")} {value}'
+                 for flag, value in told_flags(flags, defaults or {}).items()]  # fmt: skip
+        self.title = f'{title} on {DATASET_TITLES[dataset]}' + ''.join(f', {word}' for word in words)
         self.dataset = dataset
-        self.max_steps = max_steps
-        self.eval_freq = eval_freq
-        self.flags = flags or {}
+        self.flags = flags
+        self.defaults = defaults or {}
+        self.output_dir = output_dir
         self.quiet = quiet
-        self.evaluate_after = {max_steps, *evaluate_after}
-        self.rows: list[dict[str, float]] = []
+        self.evaluate_after = {flags['max_steps'], *evaluate_after}
+        self.network = network
+        self.machine = machine()
+        self.rows: list[Row] = []
+        self.kept_row: Row | None = None
         self.status = 'finished'
+        self.exit_status = 0
         self.seconds = 0.0
+        if output_dir is not None:
+            for path in output_paths(output_dir, self.name, network.suffix if network else ''):
+                check_output(path, output_dir)
+
+    # While the run lasts
 
     @contextlib.contextmanager
     def running(self, start: int = 0) -> Iterator[Iterator[int]]:
-        """Gives the steps from `start` to max_steps - 1, ending early at divergence; Ctrl-C ends the block quietly."""
+        """Gives the steps from `start` to max_steps - 1, ending early at divergence; then writes what there is.
+
+        Ctrl-C, and the signals of `stopping_signals`, end the block quietly; an error ends it after the files are
+        written.
+        """
         self.started = time.perf_counter() - self.seconds
-        self.bar = tqdm(total=self.max_steps, initial=start, unit='step', disable=True if self.quiet else None)
+        self.status = 'finished'
+        self.bar = tqdm(total=self.flags['max_steps'], initial=start, unit='step', disable=True if self.quiet else None)
         try:
             yield self._steps(start)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.status = 'interrupted'
-            self.say('interrupted: what was recorded so far is kept')
+            self.exit_status = exit_status(stop)
+            self.say(f'interrupted: {"what was evaluated so far is kept" if self.rows else "before any evaluation"}')
+        except BaseException:
+            self.status = 'failed'
+            raise
         finally:
             self.bar.close()
             self.seconds = self.elapsed()
+            self.exit_status = EXIT_STATUS.get(self.status) or self.exit_status
+            if self.output_dir is not None and self.rows:
+                with undisturbed():
+                    self.write(self.output_dir)
 
     def _steps(self, start: int) -> Iterator[int]:
-        for step in range(start, self.max_steps):
+        for step in range(start, self.flags['max_steps']):
             if self.status == 'diverged':
                 return
             yield step
@@ -124,17 +208,9 @@ class RunRecord:
         """The seconds that the run has taken, those before it was resumed included."""
         return time.perf_counter() - self.started
 
-    def state(self) -> dict[str, object]:
-        """What a checkpoint keeps of the record; see `restore`."""
-        return {'rows': self.rows, 'status': self.status, 'seconds': self.seconds}
-
-    def restore(self, state: dict[str, object]) -> None:
-        """Goes on from a `state`."""
-        self.rows, self.status, self.seconds = state['rows'], state['status'], state['seconds']
-
     def evaluation_due(self, step: int, loss: float) -> bool:
         """Whether to evaluate after step `step`: every eval_freq steps, at the last, and when the loss diverged."""
-        return step % self.eval_freq == 0 or step + 1 in self.evaluate_after or not math.isfinite(loss)
+        return step % self.flags['eval_freq'] == 0 or step + 1 in self.evaluate_after or not math.isfinite(loss)
 
     def add(
         self,
@@ -154,21 +230,34 @@ class RunRecord:
         if validation is not None:
             row |= {'val_acc': validation[0], 'val_loss': validation[1]}
         self.rows.append(row)
+        if is_finite(row) and (validation is None or best_row(self.rows) is row):
+            self.kept_row = row
+            if self.network:
+                self.network.keep()
         self.bar.set_postfix(train_loss=f'{train[1]:.3f}', test_loss=f'{test[1]:.3f}')
         shown = '  '.join(f'{key} {value:.3f}' for key, value in row.items() if key != 'step')
         self.say(f'step {step + 1:>5}  {shown}')
-        if not all(math.isfinite(value) for value in row.values()):
+        if not is_finite(row):
             self.status = 'diverged'
             self.say(f'diverged at step {step + 1}')
 
     def say(self, line: str) -> None:
-        """Prints a line, above the progress bar and at once, unless the run is quiet."""
+        """Says a line, unless the run is quiet."""
         if not self.quiet:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads on; the records are still to be written
-                tqdm.write(line)
-                sys.stdout.flush()
+            say(line)
 
-    def best(self) -> dict[str, float]:
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of the record; see `restore`."""
+        return {'rows': self.rows, 'kept_row': self.kept_row, 'status': self.status, 'seconds': self.elapsed()}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Goes on from a `state`."""
+        self.rows, self.status, self.seconds = state['rows'], state['status'], state['seconds']
+        self.kept_row = state.get('kept_row')
+
+    # What it comes to
+
+    def best(self) -> Row:
         """The best of the rows; see `best_row`."""
         return best_row(self.rows)
 
@@ -185,15 +274,21 @@ class RunRecord:
         return '\n'.join(lines)
 
     def write(self, output_dir: str | Path) -> list[Path]:
-        """Writes results/NAME.csv and .json and figures/NAME.png under `output_dir`, and returns their paths.
+        """Says the table, writes the run's files under `output_dir`, and returns the paths of those written.
 
-        Raises:
-            OSError: a file cannot be written; what was there before is left as it was.
+        Each file is written on its own, so that one that cannot be does not cost the others; it is told on stderr and
+        makes the exit status 1. A run that is not finished leaves the files of a finished one of its name alone.
         """
-        csv_path, json_path, png_path = paths = output_paths(output_dir, self.name)
-        write_csv(csv_path, self.rows)
-        summary = {
-            'name': self.name,
+        self.say(self.table())
+        name = self.name
+        if self.status != 'finished' and read_json(output_paths(output_dir, name)[1]).get('status') == 'finished':
+            name = f'{name}_{self.status}'
+        csv_path, json_path, png_path, *network_path = output_paths(
+            output_dir, name, self.network.suffix if self.network and self.kept_row else ''
+        )
+        description = {
+            'name': name,
+            'script': self.script,
             'dataset': self.dataset,
             'status': self.status,
             'seconds': round(self.seconds, 3),
@@ -201,192 +296,103 @@ class RunRecord:
             'last': self.rows[-1],
             'flags': self.flags,
             'versions': versions(),
-            'machine': machine(),
+            'machine': self.machine,
         }
-        write_json(json_path, summary)
-        plot_curves(self.rows, self.title, png_path)
-        return paths
+        outputs: dict[Path, Callable[[Path], None]] = {
+            csv_path: lambda path: write_csv(path, self.rows),
+            json_path: lambda path: write_json(path, description | self._over_seeds(path)),
+            png_path: lambda path: plot_curves(self.rows, self.title, path),
+        }
+        for path in network_path:
+            outputs[path] = lambda path: self.network.save(path, {**description, 'row': self.kept_row})
+        written = []
+        for path, write in outputs.items():
+            written += [path] if self.attempt(path, write) else []
+        self.say('wrote ' + ', '.join(map(str, written)))
+        return written
+
+    def attempt(self, path: str | Path, write: Callable[[str | Path], None]) -> bool:
+        """Writes a file, and returns whether that went well; if not, says so, and makes the exit status 1."""
+        try:
+            write(path)
+        # Matplotlib raises what it likes, and nothing that goes wrong with one file may cost another.
+        except Exception as error:
+            self.exit_status = self.exit_status or 1
+            with contextlib.suppress(OSError, ValueError):
+                print(f'cannot write {path}: {one_line(error)}', file=sys.stderr)
+            return False
+        return True
+
+    # What is on disk already
+
+    def _over_seeds(self, json_path: Path) -> dict[str, object]:
+        """What `write_seeds` has put into the file of this name for these flags, to be put back into it."""
+        there = read_json(json_path)
+        same = same_but_for_the_seed(there.get('flags', {}), self.flags)
+        return {key: there[key] for key in OVER_SEEDS if key in there} if same else {}
+
+    def already_done(self) -> bool:
+        """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there.
+
+        Raises:
+            FlagError: the files of this name are of a run with other flags.
+        """
+        if self.output_dir is None or not self.flags.get('seeds'):
+            return False
+        csv_path, json_path, *_ = output_paths(self.output_dir, self.name)
+        there = read_json(json_path)
+        if there.get('status') != 'finished' or not csv_path.exists():
+            return False
+        saved, here = (shaping(flags) for flags in (there.get('flags', {}), self.flags))
+        check_same_flags(str(json_path), saved, here, self.defaults)
+        self.rows = read_rows(csv_path)
+        self.seconds = there['seconds']
+        self.say(f'{self.name} is done already')
+        return True
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python, NumPy and Matplotlib, and of PyTorch where this process has imported it."""
-    used = ['numpy', 'matplotlib', *(['torch'] if 'torch' in sys.modules else [])]
-    return {'python': platform.python_version()} | {name: version(name) for name in used}
-
-
-def machine() -> str:
-    """The processor that this process runs on and the number of its cores, such as 'AMD EPYC 7763, 2 cores'."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # Linux alone has the file, and alone says too little above
-        models = [line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
-                  if line.startswith('model name')]  # fmt: skip
-        name = models[0] if models else name
-    return f'{name}, {os.cpu_count()} cores'
+def say(line: str) -> None:
+    """Prints a line, above the progress bar and at once; without a word where nobody reads or the disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 # Files
 
 
-def output_paths(output_dir: str | Path, name: str) -> list[Path]:
-    """The paths of the CSV, the JSON and the figure of the run `name`."""
-    results, figures = Path(output_dir) / 'results', Path(output_dir) / 'figures'
-    return [results / f'{name}.csv', results / f'{name}.json', figures / f'{name}.png']
+def output_paths(output_dir: str | Path, name: str, network_suffix: str = '') -> list[Path]:
+    """The paths of the CSV, the JSON and the figure of the run `name`, and of its network if it has a suffix."""
+    results, figures, networks = (Path(output_dir) / folder for folder in ('results', 'figures', 'networks'))
+    paths = [results / f'{name}.csv', results / f'{name}.json', figures / f'{name}.png']
+    return paths + ([networks / f'{name}{network_suffix}'] if network_suffix else [])
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its place at `path` when the block ends, whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp', delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    """Writes rows of the same keys, in full precision, under a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def write_json(path: Path, summary: dict[str, object]) -> None:
-    """Writes a summary; numbers that are not finite become null."""
-    with atomic_file(path) as file:
-        file.write((json.dumps(_finite(summary), indent=2) + '\n').encode())
-
-
-def _finite(value: object) -> object:
-    """`value` as JSON can say it: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def check_output(path: Path, output_dir: str) -> None:
+    """Raises a FlagError unless the file `path` under `output_dir` can be written."""
+    try:
+        check_can_write(path)
+    except OSError as error:
+        raise FlagError(f'cannot write to --output_dir {output_dir}: {error.strerror or error}') from error
 
 
 def check_output_dir(output_dir: str, name: str) -> None:
     """Raises a FlagError unless the files of the run `name` can be written under `output_dir`."""
-    try:
-        for path in output_paths(output_dir, name):
-            check_can_write(path)
-    except OSError as error:
-        raise FlagError(f'cannot write to --output_dir {output_dir}: {error.strerror}') from error
+    for path in output_paths(output_dir, name):
+        check_output(path, output_dir)
 
 
-def check_can_write(path: Path) -> None:
-    """Raises an OSError unless a file can be written at `path`; leaves nothing there."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, f'{path} is a directory')
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    tempfile.TemporaryFile(dir=folder).close()
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file; an empty one where there is no such file, or it holds something else."""
+    with contextlib.suppress(OSError, ValueError):
+        contents = json.loads(path.read_text(encoding='utf-8'))
+        if isinstance(contents, dict):
+            return contents
+    return {}
 
 
-# The figure
-
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart: blue, vermilion, green, purple, orange, sky.
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-COLOURS = dict(zip(('train', 'test', 'val'), PALETTE, strict=False))
-LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
-
-
-def new_figure(
-    title: str, n_panels: int = 2, n_rows: int = 1, size: tuple[float, float] = (10, 4)
-) -> tuple['Figure', list['Axes']]:
-    """An empty figure in the look that all figures have, of `size` inches, and its panels, row after row."""
-    # Without pyplot, which would look for a display and takes longer to import.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout='constrained')
-    figure.suptitle(title)
-    panels = list(figure.subplots(n_rows, n_panels // n_rows, squeeze=False).flat)
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    return figure, panels
-
-
-def save_figure(figure: 'Figure', path: Path) -> None:
-    """Writes a figure into the PNG file `path`."""
-    with atomic_file(path) as file:
-        figure.savefig(file, format='png', dpi=120)
-
-
-def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
-    """Draws accuracy and loss over the steps, a line per data set, side by side, into the PNG file `path`."""
-    figure, panels = new_figure(title)
-    steps = [row['step'] for row in rows]
-    for panel, key, label in zip(panels, ('acc', 'loss'), ('accuracy', 'loss'), strict=True):
-        for part, colour in COLOURS.items():
-            if f'{part}_{key}' in rows[0]:
-                panel.plot(steps, [row[f'{part}_{key}'] for row in rows], color=colour, label=LABELS[part], marker='.')
-        shown = [row[f'{part}_{key}'] for row in rows for part in COLOURS if f'{part}_{key}' in row]
-        shown = [value for value in shown if math.isfinite(value) and value > 0]
-        if key == 'loss' and shown and max(shown) > 10 * min(shown):
-            panel.set_yscale('log')  # or the first steps would flatten all that follows
-        panel.set(xlabel='step', ylabel=label)
-        panel.legend()
-    save_figure(figure, path)
-
-
-# What every script does around its training
-
-
-def load_data(
-    data_dir: str, dataset: str, validation_size: int, batch_size: int, **kwargs: object
-) -> dict[str, DataSet]:
-    """The data sets that the flags of these names ask for; see `get_cifar10`, which takes the other arguments.
-
-    Raises:
-        DataError: the data cannot be had, or are too few for the validation set.
-        FlagError: the data are too few for a single batch.
-    """
-    data = get_cifar10(data_dir, validation_size=validation_size, dataset=dataset, **kwargs)
-    n_train = data['train'].num_examples
-    if batch_size > n_train:
-        raise FlagError(
-            f'--batch_size must be at most {n_train} (the training examples that --validation_size leaves), '
-            f'got {batch_size}'
-        )
-    return data
-
-
-def main(name: str, parser: OneLineParser, train: Callable[[argparse.Namespace], RunRecord]) -> int:
-    """Reads the flags, trains, shows and writes the record; returns the exit status.
-
-    A user's mistake is one line on stderr and exits with 2. Ctrl-C keeps what was recorded and returns 130.
-    """
-    flags = parser.parse_args()
-    # The hundreds of thousands of objects that imports leave live to the end. Frozen, they are not walked through by
-    # every collection of garbage, nor, with what PyTorch's optimizers import later, by those at exit: with PyTorch this
-    # saves most of a second.
-    gc.freeze()
-    try:
-        with one_line_errors(parser):
-            check_output_dir(flags.output_dir, name)
-            record = train(flags)
-            if record.rows and is_main_process():
-                paths = record.write(flags.output_dir)
-                print(record.table())
-                print('wrote', ', '.join(map(str, paths)))
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
-    gc.collect()  # first, or a process group that is garbage would never be closed, and end the process with SIGABRT
-    gc.freeze()
-    return 130 if record.status == 'interrupted' else 0
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a run's CSV, as numbers."""
+    with open(path, encoding='utf-8', newline='') as file:
+        return [{key: int(value) if key == 'step' else float(value) for key, value in row.items()}
+                for row in csv.DictReader(file)]  # fmt: skip

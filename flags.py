@@ -12,12 +12,21 @@ import argparse
 import contextlib
 import math
 import os
+import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from cifar10_utils import DataError
 
 MAX_WIDTH = 100_000  # of a hidden layer: 2.5 GB of weights on CIFAR-10
+MAX_NAME = 150  # characters of a run's name, so that its files' temporary names are not too long either
+
+# Flags that say where and how a run is done, not what it computes: they are no part of its name, and may differ between
+# a checkpoint and the run that goes on from it.
+PLACE_FLAGS = frozenset({
+    'dataset', 'data_dir', 'output_dir', 'name', 'seeds', 'checkpoint', 'resume', 'device', 'compile',
+})  # fmt: skip
 
 
 class FlagError(ValueError):
@@ -33,9 +42,21 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with this line on stderr and exit status 2; under torchrun rank 0 alone says it."""
-        line = f'{self.prog}: error: {" ".join(message.split())} (--help lists the flags)\n'
-        self.exit(2, line if is_main_process() else None)
+        """Ends the process with this line on stderr and exit status 2."""
+        self.exit(2, f'{self.prog}: error: {" ".join(message.split())} (--help lists the flags)\n')
+
+    def fail(self, message: str) -> NoReturn:
+        """Ends the process with this line on stderr and exit status 1."""
+        self.exit(1, f'{self.prog}: {message}\n')
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the process; under torchrun each rank says its own reason, the others a moment after rank 0.
+
+        Where all ranks have the same mistake, rank 0's end makes torchrun end the others before they say it again.
+        """
+        if message and not is_main_process():
+            time.sleep(1)
+        super().exit(status, message)
 
 
 def positive_int(text: str) -> int:
@@ -96,6 +117,20 @@ def distinct_seeds(text: str) -> list[int]:
     return seeds
 
 
+def file_path(text: str) -> str:
+    """The type of a flag that names a file or a directory: `~` at its start is the user's home."""
+    return os.path.expanduser(text)
+
+
+def file_name(text: str) -> str:
+    """The type of `--name`, which becomes a part of file names."""
+    if not re.fullmatch(r'[^/\\\x00-\x1f.][^/\\\x00-\x1f]*', text) or len(text.encode()) > MAX_NAME:
+        raise argparse.ArgumentTypeError(
+            f'must be 1 to {MAX_NAME} characters of a file name, without a slash or a leading dot, got {text!r}'
+        )
+    return text
+
+
 def add_run_flags(parser: OneLineParser, learning_rate: float, max_steps: int, batch_size: int, eval_freq: int) -> None:
     """Adds what every training has, at these defaults: how far to go, in which steps, and where its files go."""
     add = parser.add_argument
@@ -103,12 +138,23 @@ def add_run_flags(parser: OneLineParser, learning_rate: float, max_steps: int, b
     add('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
     add('--batch_size', type=positive_int, default=batch_size, help='examples in a training step')
     add('--eval_freq', type=positive_int, default=eval_freq, help='steps from one evaluation to the next')
-    add('--output_dir', default='.', help='where results/ and figures/ go')
+    add('--output_dir', type=file_path, default='.', help='where results/, figures/ and networks/ go')
 
 
-def add_seed_flag(parser: OneLineParser) -> None:
-    """Adds `--seed`."""
-    parser.add_argument('--seed', type=non_negative_int, default=42, help='seed of the initial weights')
+def add_seed_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds the seed of a run."""
+    parser.add_argument('--seed', type=non_negative_int, default=42,
+        help='seed of the initial weights and of the order of the batches')  # fmt: skip
+
+
+def add_seed_flags(parser: OneLineParser) -> None:
+    """Adds the seed of a run, or several for a run each, and the name of its files."""
+    one_or_more = parser.add_mutually_exclusive_group()
+    add_seed_flag(one_or_more)
+    one_or_more.add_argument('--seeds', type=distinct_seeds, metavar='N,N,...',
+        help='a run for each of these seeds that has none yet, and their mean and standard deviation')  # fmt: skip
+    parser.add_argument('--name', type=file_name,
+        help='of its files; if not given, the script and the flags that are not at their defaults')  # fmt: skip
 
 
 def add_data_flags(parser: OneLineParser) -> None:
@@ -143,8 +189,10 @@ def add_pytorch_flags(parser: OneLineParser, optimizers: Iterable[str], optimize
 
 def add_checkpoint_flags(parser: OneLineParser) -> None:
     """Adds what lets a run go on after it was stopped."""
-    parser.add_argument('--checkpoint', metavar='FILE', help='save at every evaluation all that a run needs to go on')
-    parser.add_argument('--resume', metavar='FILE', help='go on from this checkpoint')
+    add = parser.add_argument
+    add('--checkpoint', type=file_path, metavar='FILE',
+        help='save at every evaluation all that a run needs to go on, and go on from it where it is there')  # fmt: skip
+    add('--resume', type=file_path, metavar='FILE', help='go on from this checkpoint, which must be there')
 
 
 def defaults(parser: OneLineParser) -> dict[str, object]:
@@ -160,7 +208,7 @@ def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object
     Raises:
         FlagError: a flag differs; the message names the first that does.
     """
-    for flag in sorted({*saved, *here}):
+    for flag in sorted({*saved, *here}, key=lambda flag: (flag != 'script', flag)):
         before, now = (flags.get(flag, defaults.get(flag)) for flags in (saved, here))
         if before != now:
             raise FlagError(f'{what} belongs to another run: its {flag} is {before}, here it is {now}')
@@ -173,10 +221,21 @@ def is_main_process() -> bool:
 
 @contextlib.contextmanager
 def one_line_errors(parser: OneLineParser) -> Iterator[None]:
-    """Answers what a user can mend, where the block raises it, with one line on stderr and exit status 2."""
+    """Says in one line on stderr what the block raises, and ends the process.
+
+    Exit status 2 for what a user can mend, 1 for what the machine refused: a disk, its memory, a device, another rank.
+    What is a mistake in the code itself keeps its traceback.
+    """
     try:
         yield
     except (DataError, FlagError) as error:
         parser.error(str(error))
-    except OSError as error:
-        parser.error(f'cannot write: {error}')
+    except MemoryError as error:
+        parser.fail(f'out of memory: {one_line(error)}')
+    except (OSError, RuntimeError) as error:
+        parser.fail(one_line(error))
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, its first lines if it says much, or else its name."""
+    return ' '.join(str(error).split())[:300] or type(error).__name__

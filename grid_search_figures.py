@@ -12,17 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiment import (
-    DATASET_TITLES,
-    PALETTE,
-    best_row,
-    new_figure,
-    output_paths,
-    plot_curves,
-    save_figure,
-    score,
-)
+from experiment import DATASET_TITLES, best_row, output_paths, score
 from flags import hidden_units
+from plots import PALETTE, new_figure, plot_curves, save_figure
 
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 STYLES = ('-', '--', ':', '-.')

@@ -35,17 +35,8 @@ from tqdm import tqdm
 
 import train_mlp_pytorch
 from cifar10_utils import N_CLASSES, N_PIXELS
-from experiment import (
-    check_output_dir,
-    load_data,
-    machine,
-    output_paths,
-    record_name,
-    score,
-    versions,
-    write_csv,
-    write_json,
-)
+from experiment import check_output_dir, output_paths, record_name, score
+from files import write_csv, write_json
 from flags import (
     FlagError,
     OneLineParser,
@@ -59,6 +50,8 @@ from flags import (
     positive_int,
 )
 from grid_search_figures import show
+from machine import machine, versions
+from script import load_data
 from training_pytorch import OPTIMIZERS, launched, pick_device
 
 WIDTHS = ('100', '200', '400')

@@ -28,7 +28,7 @@ class MLP:
         n_classes: int,
         neg_slope: float = 0.0,
         rng: np.random.RandomState | None = None,
-        dtype: type = np.float64,
+        dtype: type | str = np.float64,
     ) -> None:
         self.modules: list[Module] = []
         width = n_inputs
@@ -69,6 +69,22 @@ class MLP:
         for module in self.modules:
             for name, param in module.params.items():
                 yield param, module.grads[name]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that the network has learnt: its parameters, by place and name, such as `0.weight`."""
+        return {f'{i}.{name}': param for i, module in enumerate(self.modules) for name, param in module.params.items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copies the parameters of a `state_dict` into this network's.
+
+        Raises:
+            ValueError: they are those of another network.
+        """
+        here = self.state_dict()
+        if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in here.items()}:
+            raise ValueError(f'the state must have the arrays {", ".join(here)} in the shapes of this network')
+        for name, param in here.items():
+            param[...] = state[name]
 
     def clear_cache(self) -> None:
         """Lets go of what the last `forward` has kept."""

@@ -83,7 +83,7 @@ class LinearModule(Module):
         in_features: int,
         out_features: int,
         rng: np.random.RandomState | None = None,
-        dtype: type = np.float64,
+        dtype: type | str = np.float64,
     ) -> None:
         rng = np.random if rng is None else rng
         weight = rng.normal(0, 1e-4, (out_features, in_features)).astype(dtype)

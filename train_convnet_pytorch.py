@@ -10,46 +10,52 @@ import torch
 
 from cifar10_utils import IMAGE_SHAPE, N_CLASSES
 from convnet_pytorch import ConvNet
-from experiment import RunRecord, main
+from experiment import RunRecord
 from flags import (
     OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
     add_pytorch_flags,
     add_run_flags,
-    add_seed_flag,
+    add_seed_flags,
     defaults,
 )
+from script import main
 from training_pytorch import OPTIMIZERS, train_model
 
-NAME = 'convnet_pytorch'
+SCRIPT = 'convnet_pytorch'
 
 
 def build_parser() -> OneLineParser:
     """The script's flags."""
     parser = OneLineParser(description='Trains a small VGG on CIFAR-10.')
     add_run_flags(parser, learning_rate=1e-4, max_steps=5000, batch_size=32, eval_freq=500)
-    add_seed_flag(parser)
+    add_seed_flags(parser)
     add_data_flags(parser)
     add_pytorch_flags(parser, OPTIMIZERS, optimizer='adam')
     add_checkpoint_flags(parser)
     return parser
 
 
+ARGUMENTS = {'n_channels': IMAGE_SHAPE[0], 'n_classes': N_CLASSES}
+
+
 def build_model() -> ConvNet:
     """The network, laid out channels last, which the convolutions' fastest kernels read and write."""
-    return ConvNet(IMAGE_SHAPE[0], N_CLASSES).to(memory_format=torch.channels_last)
+    return ConvNet(**ARGUMENTS).to(memory_format=torch.channels_last)
 
 
-def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
-    """Trains one network and returns the record of the run.
+def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool = False) -> RunRecord:
+    """Trains one network and returns the record of the run; for the arguments see `train_model`.
 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
     torch.manual_seed(flags.seed)
-    return train_model(NAME, 'ConvNet in PyTorch', build_model(), flags, defaults(build_parser()), quiet)
+    return train_model(
+        SCRIPT, 'ConvNet in PyTorch', build_model(), ARGUMENTS, flags, defaults(build_parser()), output_dir, quiet
+    )
 
 
 if __name__ == '__main__':
-    sys.exit(main(NAME, build_parser(), train))
+    sys.exit(main(build_parser(), train))

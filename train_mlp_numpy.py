@@ -11,13 +11,15 @@ import sys
 
 import numpy as np
 
+from checkpoints import KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
-from experiment import RunRecord, load_data, main
-from flags import OneLineParser, add_data_flags, add_mlp_flags, add_run_flags, add_seed_flag
+from experiment import RunRecord
+from flags import OneLineParser, add_data_flags, add_mlp_flags, add_run_flags, add_seed_flags, defaults
 from mlp_numpy import MLP
 from modules import CrossEntropyModule
+from script import load_data, main
 
-NAME = 'mlp_numpy'
+SCRIPT = 'mlp_numpy'
 EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
 
 
@@ -25,7 +27,7 @@ def build_parser() -> OneLineParser:
     """The script's flags."""
     parser = OneLineParser(description='Trains a NumPy multi-layer perceptron on CIFAR-10.')
     add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
-    add_seed_flag(parser)
+    add_seed_flags(parser)
     add_data_flags(parser)
     add_mlp_flags(parser)
     parser.add_argument(
@@ -78,20 +80,34 @@ def training_step(mlp: MLP, optimizer: SGD, images: np.ndarray, labels: np.ndarr
     return probabilities, loss
 
 
-def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
-    """Trains one network and returns the record of the run; without a line or a bar where `quiet`.
+def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool = False) -> RunRecord:
+    """Trains one network and returns the record of the run.
+
+    Args:
+        flags: the script's.
+        output_dir: where the run's files go; None: nowhere.
+        quiet: without a line and a progress bar.
 
     Raises:
-        DataError: the data cannot be had.
+        DataError, FlagError: the data cannot be had, or the flags cannot be followed.
     """
     rng = np.random.RandomState(flags.seed)
     data = load_data(
         flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size,
         rng=rng, dtype=np.dtype(flags.dtype).type,
     )  # fmt: skip
-    mlp = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, rng, data['train'].dtype)
+    arguments = {
+        'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
+        'neg_slope': flags.neg_slope, 'dtype': flags.dtype,
+    }  # fmt: skip
+    mlp = MLP(**arguments, rng=rng)
     optimizer = SGD(mlp, flags.learning_rate)
-    record = RunRecord(NAME, 'MLP in NumPy', data['train'].name, flags.max_steps, flags.eval_freq, vars(flags), quiet)
+    record = RunRecord(
+        SCRIPT, 'MLP in NumPy', data['train'].name, vars(flags), defaults(build_parser()), output_dir, quiet,
+        network=KeptNetwork(SCRIPT, mlp, arguments, data['train'].mean_image),
+    )  # fmt: skip
+    if record.already_done():
+        return record
     # A run that diverges overflows first; its record says so, and NumPy's warnings would only repeat it.
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
@@ -108,4 +124,4 @@ def train(flags: argparse.Namespace, quiet: bool = False) -> RunRecord:
 
 
 if __name__ == '__main__':
-    sys.exit(main(NAME, build_parser(), train))
+    sys.exit(main(build_parser(), train))

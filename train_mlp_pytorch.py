@@ -3,7 +3,7 @@
     python train_mlp_pytorch.py --dnn_hidden_units 400,400,400 --optimizer adam --learning_rate 2e-4
 
 The first epoch's batches come in file order, as in the NumPy reference, and the later ones by shuffles from a generator
-seeded with 42, whatever the network. `--seed` chooses the initial weights, which are PyTorch's own.
+of their own, the same for every network. `--seed` chooses these and the initial weights, which are PyTorch's own.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Collection
 import torch
 
 from cifar10_utils import N_CLASSES, N_PIXELS
-from experiment import RunRecord, main
+from experiment import RunRecord
 from flags import (
     FlagError,
     OneLineParser,
@@ -23,20 +23,21 @@ from flags import (
     add_mlp_flags,
     add_pytorch_flags,
     add_run_flags,
-    add_seed_flag,
+    add_seed_flags,
     defaults,
 )
 from mlp_pytorch import BATCH_NORMS, MLP
-from training_pytorch import OPTIMIZERS, launched, train_model
+from script import main
+from training_pytorch import FLOAT32_MAX, OPTIMIZERS, launched, train_model
 
-NAME = 'mlp_pytorch'
+SCRIPT = 'mlp_pytorch'
 
 
 def build_parser() -> OneLineParser:
     """The script's flags."""
     parser = OneLineParser(description='Trains a PyTorch multi-layer perceptron on CIFAR-10.')
     add_flags(parser)
-    add_seed_flag(parser)
+    add_seed_flags(parser)
     add_batch_norm_flag(parser)
     add_checkpoint_flags(parser)
     return parser
@@ -70,18 +71,30 @@ def check_batch_norm(batch_norm: str, hidden_units: list[int], batch_size: int, 
 
 
 def train(
-    flags: argparse.Namespace, quiet: bool = False, alone: bool = False, evaluate_after: Collection[int] = ()
+    flags: argparse.Namespace,
+    output_dir: str | None = None,
+    quiet: bool = False,
+    alone: bool = False,
+    evaluate_after: Collection[int] = (),
 ) -> RunRecord:
-    """Trains one network and returns the record of the run; for the other arguments see `train_model`.
+    """Trains one network and returns the record of the run; for the arguments see `train_model`.
 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
     check_batch_norm(flags.batch_norm, flags.dnn_hidden_units, flags.batch_size, alone)
+    if flags.neg_slope > FLOAT32_MAX:
+        raise FlagError(f'--neg_slope must be at most {FLOAT32_MAX:g} in float32, got {flags.neg_slope:g}')
     torch.manual_seed(flags.seed)
-    model = MLP(N_PIXELS, flags.dnn_hidden_units, N_CLASSES, flags.neg_slope, flags.batch_norm)
-    return train_model(NAME, 'MLP in PyTorch', model, flags, defaults(build_parser()), quiet, alone, evaluate_after)
+    arguments = {
+        'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
+        'neg_slope': flags.neg_slope, 'batch_norm': flags.batch_norm,
+    }  # fmt: skip
+    return train_model(
+        SCRIPT, 'MLP in PyTorch', MLP(**arguments), arguments, flags, defaults(build_parser()), output_dir,
+        quiet, alone, evaluate_after,
+    )  # fmt: skip
 
 
 if __name__ == '__main__':
-    sys.exit(main(NAME, build_parser(), train))
+    sys.exit(main(build_parser(), train))

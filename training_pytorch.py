@@ -5,11 +5,15 @@ gradients, sums over the ranks give the loss and the accuracies, and rank 0 alon
 """
 
 import argparse
+import atexit
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +22,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoints import RunState
-from cifar10_utils import IMAGE_SHAPE, DataSet
-from experiment import RunRecord, check_can_write, load_data
-from flags import FlagError
+from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
+from cifar10_utils import IMAGE_SHAPE, DataError, DataSet
+from experiment import RunRecord
+from files import check_can_write
+from flags import FlagError, check_same_flags, one_line
+from script import load_data
 
 OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torch.optim.Adadelta}
-EVALUATION_BATCH = 200  # examples at a time: faster on a CPU than more, and little memory
-ORDER_SEED = 42  # of the shuffles, whatever --seed says of the weights
+FLOAT32_MAX = 3.4e38
 
 
 # The device and the ranks
@@ -34,12 +39,16 @@ ORDER_SEED = 42  # of the shuffles, whatever --seed says of the weights
 def pick_device(name: str) -> torch.device:
     """The device that `--device` names; 'auto' is CUDA or MPS where there is one, else the CPU.
 
+    Under torchrun each process takes the GPU of its local rank, and 'auto' is never MPS, which gloo does not know.
+
     Raises:
         FlagError: PyTorch finds no such device.
     """
     there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
+    if launched() and name == 'mps':
+        raise FlagError('--device mps: processes cannot share it; use --device cpu, or no torchrun')
     if name == 'auto':
-        name = next(device for device, is_there in there.items() if is_there)
+        name = next(device for device, is_there in there.items() if is_there and not (launched() and device == 'mps'))
     if not there[name]:
         raise FlagError(f'--device {name}: PyTorch finds no such device here; use --device auto or cpu')
     if name != 'cuda' or not launched():
@@ -47,6 +56,7 @@ def pick_device(name: str) -> torch.device:
     local_rank, n_gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
     if local_rank >= n_gpus:
         raise FlagError(f'--nproc_per_node must be at most the number of GPUs, {n_gpus}; or use --device cpu')
+    torch.cuda.set_device(local_rank)  # collectives of Python objects use the current one
     return torch.device(name, local_rank)
 
 
@@ -67,25 +77,56 @@ class Ranks(NamedTuple):
 
 
 ALONE = Ranks()
+PATIENCE = timedelta(seconds=50)  # with another rank that does not come to where all have to be
+
+
+def join_ranks(device: torch.device) -> Ranks:
+    """Joins the processes that torchrun started, once for all runs of this process, and says which this one is."""
+    if not launched():
+        return ALONE
+    if not dist.is_initialized():
+        on_gpu = {'device_id': device} if device.type == 'cuda' else {}
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=PATIENCE, **on_gpu)
+        atexit.register(dist.destroy_process_group)
+    return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device, alone: bool) -> Iterator[Ranks]:
-    """Joins the ranks that torchrun started, if any, and says which of them this one is."""
-    if alone or not launched():
-        yield ALONE
-        return
-    on_gpu = {'device_id': device} if device.type == 'cuda' else {}
-    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', **on_gpu)
+def together(ranks: Ranks) -> Iterator[None]:
+    """What all ranks have to get through before any goes on: where one cannot, all end, and rank 0 says why.
+
+    Raises:
+        FlagError: on rank 0, where any rank raised a FlagError, a DataError or an OSError; the others end in silence.
+    """
+    reason = None
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+        yield
+    except (FlagError, DataError, OSError) as error:
+        if ranks.n_ranks == 1:
+            raise
+        reason = one_line(error)
+    if ranks.n_ranks > 1:
+        reasons: list[str | None] = [None] * ranks.n_ranks
+        dist.all_gather_object(reasons, reason)
+        if any(reasons) and ranks.rank == 0:
+            of_all = len(set(reasons)) == 1
+            told = [reason if of_all else f'rank {rank}: {reason}' for rank, reason in enumerate(reasons) if reason]
+            raise FlagError(told[0] if of_all else '; '.join(told))
+        if any(reasons):
+            sys.exit(2)
 
 
-def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+def from_rank_0(value: Any, ranks: Ranks) -> Any:
+    """What rank 0 has, on every rank."""
+    values = [value]
+    if ranks.n_ranks > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]
+
+
+def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """The sum of every rank's values, on every rank."""
-    if dist.is_initialized():
+    if ranks.n_ranks > 1:
         dist.all_reduce(values)
     return values
 
@@ -94,19 +135,20 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def load_on_all_ranks(
-    data_dir: str, dataset: str, validation_size: int, batch_size: int, ranks: Ranks
+    data_dir: str, dataset: str, validation_size: int, batch_size: int, seed: int, ranks: Ranks
 ) -> dict[str, DataSet]:
     """The data sets of `load_data`: rank 0 finds, downloads or replaces them, and says to the others which they are."""
 
     def load(dataset: str) -> dict[str, DataSet]:
-        rng = np.random.RandomState(ORDER_SEED)
+        rng = np.random.RandomState(seed)
         return load_data(data_dir, dataset, validation_size, batch_size, one_hot=False, rng=rng)
 
-    sets = load(dataset) if ranks.rank == 0 else None
-    if ranks.n_ranks > 1:
-        name = [sets['train'].name if sets else None]
-        dist.broadcast_object_list(name, 0)
-        sets = sets or load(name[0])
+    sets = None
+    with together(ranks):
+        sets = load(dataset) if ranks.rank == 0 else None
+    dataset = from_rank_0(sets['train'].name if sets else None, ranks)
+    with together(ranks):
+        sets = sets or load(dataset)
     return sets
 
 
@@ -143,7 +185,7 @@ def evaluate(model: nn.Module, data: DeviceData, precision: str, ranks: Ranks = 
             correct = (logits.argmax(dim=1) == labels).sum()
             totals += torch.stack([correct, cross_entropy(logits.float(), labels, reduction='sum')])
     model.train()
-    return tuple((sum_over_ranks(totals) / data.data.num_examples).tolist())
+    return tuple((sum_over_ranks(totals, ranks) / data.data.num_examples).tolist())
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -155,7 +197,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def make_optimizer(name: str, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """PyTorch's own, with its fused kernels, which update all parameters in one pass, where it has them."""
+    """PyTorch's own, with its fused kernels, which update all parameters in one pass, where it has them.
+
+    Raises:
+        FlagError: the learning rate is none in float32.
+    """
+    if learning_rate > FLOAT32_MAX:
+        raise FlagError(f'--learning_rate must be at most {FLOAT32_MAX:g} in float32, got {learning_rate:g}')
     on_mps = next(model.parameters()).device.type == 'mps'
     fused = {'fused': True} if name != 'adadelta' and not on_mps else {}
     return OPTIMIZERS[name](model.parameters(), lr=learning_rate, **fused)
@@ -189,11 +237,13 @@ def training_step(
 
 
 def train_model(
-    name: str,
+    script: str,
     title: str,
     model: nn.Module,
+    arguments: dict[str, object],
     flags: argparse.Namespace,
     defaults: dict[str, object],
+    output_dir: str | None = None,
     quiet: bool = False,
     alone: bool = False,
     evaluate_after: Collection[int] = (),
@@ -201,11 +251,12 @@ def train_model(
     """Trains `model` in place as the flags say and returns the record of the run.
 
     Args:
-        name: of the record's files.
-        title: of its figure.
+        script, title: what the run's files and its figure are named after.
         model: maps images (n, 3, 32, 32) to logits (n, n_classes).
+        arguments: those that the model's class was made with, by name.
         flags: those of every group in `flags.py` but the MLP's, and any others, which are recorded.
         defaults: the script's flags at their defaults.
+        output_dir: where the run's files go; None: nowhere.
         quiet: no progress bar and no lines.
         alone: train in this process alone, even if torchrun started others.
         evaluate_after: numbers of steps after which to evaluate as well.
@@ -214,55 +265,105 @@ def train_model(
         DataError, FlagError: the data, the device or the checkpoint cannot be had.
     """
     device = pick_device(flags.device)
-    with process_group(device, alone) as ranks:
-        sets = load_on_all_ranks(flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, ranks)
-        data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
-        model.to(device)
-        optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
-        all_flags = {**vars(flags), 'device': str(device)}
-        record = RunRecord(name, title, sets['train'].name, flags.max_steps, flags.eval_freq, all_flags,
-                           quiet or ranks.rank > 0, evaluate_after)  # fmt: skip
-        state = RunState(all_flags, defaults, model, optimizer, sets['train'], record)
-        start = 0 if flags.resume is None else state.load(flags.resume)
-        check_setup(flags.batch_size, flags.checkpoint, ranks)
-        announce(record, device, flags.precision, ranks)
-        if flags.compile:
-            model.compile()
-        parallel = DistributedDataParallel(model) if ranks.n_ranks > 1 else model
-        # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
-        # the ranks' gradients are averaged, not summed.
-        scale = torch.tensor(ranks.n_ranks / flags.batch_size, device=device)
+    ranks = ALONE if alone else join_ranks(device)
+    sets = load_on_all_ranks(
+        flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, flags.seed, ranks
+    )  # fmt: skip
+    data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
+    model.to(device)
+    optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
+    all_flags = {**vars(flags), 'device': str(device)}
+    checkpoint = checkpoint_path(flags.checkpoint, flags.seed if flags.seeds else None)
+    with together(ranks):
+        record = RunRecord(
+            script, title, sets['train'].name, all_flags, defaults, output_dir if ranks.rank == 0 else None,
+            quiet or ranks.rank > 0, evaluate_after, KeptNetwork(script, model, arguments, sets['train'].mean_image),
+        )  # fmt: skip
+        state = RunState(all_flags, defaults, ranks.n_ranks, model, optimizer, sets['train'], record)
+        is_done = record.already_done()
+        start = 0 if is_done else find_start(state, flags.resume, checkpoint, ranks)
+    if from_rank_0(is_done, ranks):
+        return record
+    check_agreement(state.flags, start, ranks)
+    announce(record, device, flags.precision, ranks)
+    if flags.compile:
+        model.compile()
+    parallel = data_parallel(model, ranks)
+    # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
+    # the ranks' gradients are averaged, not summed.
+    scale = torch.tensor(ranks.n_ranks / flags.batch_size, device=device)
 
-        model.train()
-        with record.running(start) as steps:
-            for step in steps:
-                indices = sets['train'].next_indices(flags.batch_size)
-                images, labels = data['train'].examples(ranks.share(indices))
-                logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
-                loss = sum_over_ranks(loss_sum).item() / flags.batch_size
-                if record.evaluation_due(step, loss):
-                    correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum()).item()
-                    held_out = {part: evaluate(model, data[part], flags.precision, ranks)
-                                for part in ('test', 'validation') if part in data}  # fmt: skip
-                    record.add(step, train=(correct / flags.batch_size, loss), **held_out)
-                    if flags.checkpoint is not None and ranks.rank == 0:
-                        state.save(flags.checkpoint, step + 1)
+    model.train()
+    with record.running(start) as steps:
+        for step in steps:
+            indices = sets['train'].next_indices(flags.batch_size)
+            images, labels = data['train'].examples(ranks.share(indices))
+            logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
+            loss = sum_over_ranks(loss_sum, ranks).item() / flags.batch_size
+            if record.evaluation_due(step, loss):
+                correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum(), ranks).item()
+                held_out = {part: evaluate(model, data[part], flags.precision, ranks)
+                            for part in ('test', 'validation') if part in data}  # fmt: skip
+                record.add(step, train=(correct / flags.batch_size, loss), **held_out)
+                if checkpoint is not None and ranks.rank == 0:
+                    record.attempt(checkpoint, lambda path, n_done=step + 1: state.save(path, n_done))
     return record
 
 
-def check_setup(batch_size: int, checkpoint: str | None, ranks: Ranks) -> None:
-    """Raises a FlagError if a rank would have nothing to do, or the checkpoint could not be written."""
+def data_parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model, averaging its gradients over the ranks.
+
+    The flag keeps PyTorch from arranging the gradients anew after the first step: then a sum over three or more ranks
+    would be rounded otherwise in a run that was resumed, whose first step is a later one.
+    """
+    if ranks.n_ranks == 1:
+        return model
+    warnings.filterwarnings('ignore', message='find_unused_parameters=True was specified')
+    return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def checkpoint_path(checkpoint: str | None, seed: int | None) -> str | None:
+    """The file of `--checkpoint`, with the seed in its name where there are several."""
+    if checkpoint is None or seed is None:
+        return checkpoint
+    path = Path(checkpoint)
+    return str(path.with_name(f'{path.stem}_seed={seed}{path.suffix}'))
+
+
+def find_start(state: RunState, resume: str | None, checkpoint: str | None, ranks: Ranks) -> int:
+    """The step to go on from, after the files that the flags name are seen to be right and the checkpoint is read.
+
+    Raises:
+        FlagError: a rank would have no examples, a file cannot be read, or could not be written.
+    """
+    batch_size = state.flags['batch_size']
     if batch_size < ranks.n_ranks:
         raise FlagError(f'--batch_size {batch_size} leaves some of {ranks.n_ranks} processes without an example')
-    if checkpoint is not None:
+    if checkpoint is not None and ranks.rank == 0:
         try:
-            check_can_write(Path(checkpoint))
+            check_can_write(checkpoint)
         except OSError as error:
-            raise FlagError(f'cannot write --checkpoint {checkpoint}: {error.strerror}') from error
+            raise FlagError(f'cannot write --checkpoint {checkpoint}: {error.strerror or error}') from error
+    if resume is not None:
+        return state.load(resume)
+    if checkpoint is not None and os.path.lexists(checkpoint):
+        return state.load(checkpoint, flag='checkpoint')
+    return 0
+
+
+def check_agreement(flags: dict[str, object], start: int, ranks: Ranks) -> None:
+    """Raises a FlagError, on rank 0, where the ranks would not train the same from the same step on."""
+    flags_of_0, start_of_0 = from_rank_0((flags, start), ranks)
+    with together(ranks):
+        check_same_flags('the run of rank 0', flags_of_0, flags, {})
+        if start != start_of_0:
+            raise FlagError(f'it would go on from step {start}, rank 0 from step {start_of_0}')
 
 
 def announce(record: RunRecord, device: torch.device, precision: str, ranks: Ranks) -> None:
     """Says what the training runs on, and where that is a bad choice."""
+    if device.type == 'cuda':
+        record.machine += f', {torch.cuda.get_device_name(device)}'
     record.say(f'device: {device.type}' + (f', {ranks.n_ranks} process(es)' if ranks.n_ranks > 1 else ''))
     if precision == 'bfloat16' and device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX2':
         record.say('this processor has no bfloat16 instructions: --precision float32 will be many times as fast')

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmark.ratios import Ratio
-from experiment import PALETTE, new_figure, save_figure
+from plots import PALETTE, new_figure, save_figure
 
 
 def plot(ratios: list[Ratio], path: Path) -> None:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 import grid_search_mlp_pytorch as grid_search
 from benchmark.loading import batches_root
 from benchmark.ratios import Ratio, compare, take_turns
-from experiment import machine
 from flags import FlagError
+from machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiment import machine, versions, write_json
+from files import write_json
+from machine import machine, versions
 
 Action = Callable[[], object]
 

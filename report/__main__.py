@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from experiment import atomic_file
+from files import atomic_file
 from flags import OneLineParser
 from report.checks import CHECKS, failures
 from report.tables import DOCUMENTS, ReportError, fill

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import cifar10_utils
-import experiment
+import script
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_DIRS = (os.environ.get('CIFAR10_DIR', 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
@@ -36,20 +36,20 @@ def files_under(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob('*'))
 
 
-def run_script(script: str, *args: str, **kwargs: object) -> subprocess.CompletedProcess:
+def run_script(name: str, *args: str, **kwargs: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, ROOT / script, *args], capture_output=True, text=True, timeout=60, **kwargs
+        [sys.executable, ROOT / name, *args], capture_output=True, text=True, timeout=60, **kwargs
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def start_script(script: str, *args: object) -> Iterator[subprocess.Popen]:
+def start_script(name: str, *args: object) -> Iterator[subprocess.Popen]:
     """A script that runs while the block does, and is killed at its end if it still does.
 
     Where the tests run in a shell's background, which lets its jobs ignore Ctrl-C, the script does not ignore it.
     """
     with subprocess.Popen(
-        [sys.executable, '-u', ROOT / script, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, '-u', ROOT / name, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:  # fmt: skip
         try:
@@ -58,23 +58,30 @@ def start_script(script: str, *args: object) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def torchrun(*args: object) -> subprocess.CompletedProcess:
-    """A script in two processes."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *args]
+def torchrun(*args: object, n_processes: int = 2) -> subprocess.CompletedProcess:
+    """A script in several processes."""
+    launcher = ['torch.distributed.run', '--standalone', f'--nproc_per_node={n_processes}']
+    command = [sys.executable, '-m', *launcher, *args]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def refused(test: unittest.TestCase, name: str, script: types.ModuleType, *args: str) -> str:
+def refused(test: unittest.TestCase, trainer: types.ModuleType, *args: str) -> str:
     """The one line with which a script, run in this process, refuses these arguments; it must write nothing."""
     with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
-        argv = [f'{script.__name__}.py', '--dataset', 'synthetic', '--output_dir', str(directory), *args]
+        argv = [f'{trainer.__name__}.py', '--dataset', 'synthetic', '--output_dir', str(directory), *args]
         with mock.patch.object(sys, 'argv', argv), test.assertRaises(SystemExit) as caught:
-            experiment.main(name, script.build_parser(), script.train)
+            script.main(trainer.build_parser(), trainer.train)
         test.assertEqual(caught.exception.code, 2)
         test.assertEqual(files_under(directory), [])
     test.assertEqual(stderr.getvalue().count('\n'), 1, stderr.getvalue())
     return stderr.getvalue()
+
+
+def only(directory: Path, suffix: str) -> Path:
+    """The one file of this kind under a directory."""
+    (path,) = directory.rglob(f'*{suffix}')
+    return path
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -17,13 +17,16 @@ import torch
 import cifar10_utils
 import compare_batch_norm
 import experiment
+import script
 import train_convnet_pytorch
 import train_mlp_pytorch
 import training_pytorch
+from checkpoints import load_network
 from cifar10_utils import get_cifar10
 from convnet_pytorch import ConvNet
+from flags import FlagError
 from mlp_pytorch import MLP as TorchMLP
-from tests.helpers import ROOT, read_rows, refused, temporary_directory, torchrun
+from tests.helpers import ROOT, only, read_rows, refused, temporary_directory, torchrun
 
 
 class TorchNetworksTest(unittest.TestCase):
@@ -97,13 +100,16 @@ class TorchNetworksTest(unittest.TestCase):
 
 
 class TorchTrainingTest(unittest.TestCase):
+    SHORT = ('--dataset', 'synthetic', '--max_steps', '9', '--eval_freq', '3', '--dnn_hidden_units', '20')
+
     def setUp(self) -> None:
         self.directory = Path(self.enterContext(temporary_directory()))
 
-    def train(self, *args: str) -> experiment.RunRecord:
-        """A short run of the MLP on the stand-in, in this process."""
-        flags = ['--dataset', 'synthetic', '--max_steps', '9', '--eval_freq', '3', '--dnn_hidden_units', '20', *args]
-        return train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), quiet=True)
+    def train(self, *args: str, output_dir: str | None = None) -> experiment.RunRecord:
+        """A short run of the MLP on the stand-in, in this process; `output_dir` is inside the test's directory."""
+        flags = [*self.SHORT, *args]
+        where = None if output_dir is None else str(self.directory / output_dir)
+        return train_mlp_pytorch.train(train_mlp_pytorch.build_parser().parse_args(flags), where, quiet=True)
 
     def test_batches_equal_those_of_the_numpy_path(self) -> None:
         data = get_cifar10(dataset='synthetic', one_hot=False)['train']
@@ -188,11 +194,9 @@ class TorchTrainingTest(unittest.TestCase):
                 process.stdout.readline()
             process.kill()
         self.assertFalse((self.directory / 'killed').exists())
-        self.train(*args, '--resume', str(checkpoint)).write(self.directory / 'on')
-        self.train(*args).write(self.directory / 'whole')
-        resumed, whole = (
-            read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('on', 'whole')
-        )
+        self.train(*args, '--resume', str(checkpoint), output_dir='on')
+        self.train(*args, output_dir='whole')
+        resumed, whole = (read_rows(only(self.directory / name, '.csv')) for name in ('on', 'whole'))
         self.assertEqual(len(whole), 6)
         self.assertEqual(resumed, whole)
 
@@ -201,7 +205,7 @@ class TorchTrainingTest(unittest.TestCase):
         args = ('--max_steps', '2', '--eval_freq', '1', '--dnn_hidden_units', '20')
 
         def refused_resume(*more: str) -> str:
-            return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args, '--resume', str(checkpoint), *more)
+            return refused(self, train_mlp_pytorch, *args, '--resume', str(checkpoint), *more)
 
         self.assertIn('No such file', refused_resume())
         self.train(*args, '--checkpoint', str(checkpoint))
@@ -226,7 +230,7 @@ class TorchTrainingTest(unittest.TestCase):
 
     def test_bad_flags(self) -> None:
         def refuse(*args: str) -> str:
-            return refused(self, 'mlp_pytorch', train_mlp_pytorch, *args)
+            return refused(self, train_mlp_pytorch, *args)
 
         self.assertIn('rmsprop', refuse('--optimizer', 'RMSprop'))
         self.assertIn('at least 2 examples', refuse('--batch_norm', 'manual', '--batch_size', '1'))
@@ -246,17 +250,18 @@ class TorchTrainingTest(unittest.TestCase):
             mock.patch.object(cifar10_utils, 'load', return_value=fewer),
             contextlib.redirect_stdout(io.StringIO()) as stdout,
         ):
-            status = experiment.main(
-                'convnet_pytorch', train_convnet_pytorch.build_parser(), train_convnet_pytorch.train
-            )
+            status = script.main(train_convnet_pytorch.build_parser(), train_convnet_pytorch.train)
         self.assertEqual(status, 0)
         self.assertTrue(stdout.getvalue().startswith('device: '))
-        rows = read_rows(self.directory / 'results/convnet_pytorch_synthetic.csv')
+        rows = read_rows(only(self.directory, '.csv'))
         self.assertEqual([row['step'] for row in rows], ['1'])
-        summary = json.loads((self.directory / 'results/convnet_pytorch_synthetic.json').read_text())
+        summary = json.loads(only(self.directory, '.json').read_text())
         self.assertEqual(summary['versions']['torch'], torch.__version__.split('+')[0])
         self.assertEqual(summary['flags']['optimizer'], 'adam')
-        self.assertTrue((self.directory / 'figures/convnet_pytorch_synthetic.png').exists())
+        self.assertTrue(only(self.directory, '.png').exists())
+        network = load_network(only(self.directory / 'networks', '.pt'))
+        probabilities = network.probabilities(fewer.test_pixels)
+        self.assertEqual((probabilities.argmax(axis=1) == fewer.test_classes).mean(), float(rows[0]['test_acc']))
 
     def test_two_ranks_give_what_one_process_does(self) -> None:
         args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
@@ -264,8 +269,8 @@ class TorchTrainingTest(unittest.TestCase):
         done = torchrun(ROOT / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.count('best step'), 1)
-        self.train('--dnn_hidden_units', '100', *args).write(self.directory / 'one')
-        one, two = (read_rows(self.directory / name / 'results/mlp_pytorch_synthetic.csv') for name in ('one', 'two'))
+        self.train('--dnn_hidden_units', '100', *args, output_dir='one')
+        one, two = (read_rows(only(self.directory / name, '.csv')) for name in ('one', 'two'))
         self.assertEqual(len(one), 4)
         for row, row_of_two in zip(one, two, strict=True):
             for key, value in row.items():
@@ -273,9 +278,9 @@ class TorchTrainingTest(unittest.TestCase):
 
     def test_two_ranks_evaluate_one_network(self) -> None:
         """With the same running statistics, which a training step leaves different."""
-        script = self.directory / 'watched.py'
-        script.write_text(
-            'import os, sys, experiment, torch, train_mlp_pytorch as script\n'
+        script_path = self.directory / 'watched.py'
+        script_path.write_text(
+            'import os, sys, script, torch, train_mlp_pytorch\n'
             'forward = torch.nn.BatchNorm1d.forward\n'
             'def watched(module, x):\n'
             '    if not module.training:\n'
@@ -283,34 +288,196 @@ class TorchTrainingTest(unittest.TestCase):
             '            print(module.running_mean.tolist(), module.running_var.tolist(), file=file)\n'
             '    return forward(module, x)\n'
             'torch.nn.BatchNorm1d.forward = watched\n'
-            'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
+            'sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))\n'
         )
         args = ('--dataset', 'synthetic', '--max_steps', '2', '--eval_freq', '9', '--dnn_hidden_units', '2')
-        done = torchrun(script, *args, '--batch_norm', 'torch', '--output_dir', self.directory / 'out')
+        done = torchrun(script_path, *args, '--batch_norm', 'torch', '--output_dir', self.directory / 'out')
         self.assertEqual(done.returncode, 0, done.stderr)
         first, second = ((self.directory / f'watched.py{rank}').read_text() for rank in (0, 1))
         self.assertEqual(first, second)
         self.assertEqual((len(first.splitlines()), len(set(first.splitlines()))), (2 * 5, 2))
 
     def test_a_rank_that_dies_ends_the_run(self) -> None:
-        script = self.directory / 'dying.py'
-        script.write_text(
-            'import os, sys, experiment, train_mlp_pytorch as script\n'
+        script_path = self.directory / 'dying.py'
+        script_path.write_text(
+            'import os, sys, experiment, script, train_mlp_pytorch\n'
             'due = experiment.RunRecord.evaluation_due\n'
             'def dying(record, step, loss):\n'
             '    if step == 5 and os.environ["RANK"] == "1":\n'
             '        os.kill(os.getpid(), 9)\n'
             '    return due(record, step, loss)\n'
             'experiment.RunRecord.evaluation_due = dying\n'
-            'sys.exit(experiment.main("mlp_pytorch", script.build_parser(), script.train))\n'
+            'sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))\n'
         )
         args = ('--dataset', 'synthetic', '--max_steps', '100000', '--output_dir', self.directory / 'out')
-        done = torchrun(script, *args)
+        done = torchrun(script_path, *args)
         self.assertNotEqual(done.returncode, 0)
+        summary = json.loads(only(self.directory / 'out', '.json').read_text())
+        self.assertIn(summary['status'], ('failed', 'interrupted'))  # whether gloo or torchrun is the first to tell
+        self.assertEqual(summary['last']['step'], 1)
+
+    def test_a_longer_run_goes_on_from_a_shorter_one(self) -> None:
+        checkpoint = str(self.directory / 'run.pt')
+        short = self.train('--checkpoint', checkpoint)
+        self.assertEqual([row['step'] for row in short.rows], [1, 4, 7, 9])
+        longer = self.train('--max_steps', '14', '--resume', checkpoint)
+        at_once = self.train('--max_steps', '14')
+        self.assertEqual([row for row in longer.rows if row['step'] != 9], at_once.rows)
+        self.assertEqual(longer.rows[3], short.rows[-1])
+        more_often = self.train('--max_steps', '14', '--eval_freq', '1', '--resume', checkpoint)
+        self.assertEqual([row['step'] for row in more_often.rows], [1, 4, 7, *range(9, 15)])
+        self.assertEqual(more_often.rows[-1], at_once.rows[-1])
+        line = refused(self, train_mlp_pytorch, *self.SHORT, '--max_steps', '5', '--resume', checkpoint)
+        self.assertIn('has 9 steps already: --max_steps must be as many or more', line)
+
+    def test_the_same_command_goes_on_from_its_checkpoint(self) -> None:
+        args = ('--checkpoint', str(self.directory / 'run.pt'), '--validation_size', '1000')
+        whole = self.train('--validation_size', '1000', output_dir='whole')
+        add = experiment.RunRecord.add
+
+        def killed(record: experiment.RunRecord, *args: object, **kwargs: object) -> None:
+            add(record, *args, **kwargs)
+            if len(record.rows) == 3:
+                raise InterruptedError
+
+        with mock.patch.object(experiment.RunRecord, 'add', killed), self.assertRaises(InterruptedError):
+            self.train(*args)
+        resumed = self.train(*args, output_dir='resumed')
+        self.assertEqual(resumed.rows, whole.rows)
+        first, second = (load_network(only(self.directory / name / 'networks', '.pt')) for name in ('whole', 'resumed'))
+        self.assertEqual(first.description['row'], second.description['row'])
+        pixels = get_cifar10(dataset='synthetic')['test'].pixels[:50]
+        np.testing.assert_array_equal(first.probabilities(pixels), second.probabilities(pixels))
+        self.assertGreaterEqual(resumed.seconds, 0)
+
+    def test_what_no_run_has_written_is_not_overwritten(self) -> None:
+        for contents in (b'my notes', b''):
+            notes = self.directory / 'notes.txt'
+            notes.write_bytes(contents)
+            self.assertIn('is damaged or no checkpoint', refused(self, train_mlp_pytorch, '--checkpoint', str(notes)))
+            self.assertEqual(notes.read_bytes(), contents)
+        self.assertIn('is no regular file', refused(self, train_mlp_pytorch, '--checkpoint', '/dev/null'))
+
+    def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(self) -> None:
+        with (
+            mock.patch.object(training_pytorch.RunState, 'save', side_effect=OSError(28, 'No space left on device')),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            record = self.train('--checkpoint', str(self.directory / 'run.pt'), output_dir='out')
+        self.assertEqual((len(record.rows), record.status, record.exit_status), (4, 'finished', 1))
+        self.assertEqual(stderr.getvalue().count('No space left on device'), 4)
+        self.assertEqual(len(read_rows(only(self.directory / 'out', '.csv'))), 4)
+
+    def test_kept_networks_give_the_recorded_figures(self) -> None:
+        test = get_cifar10(dataset='synthetic')['test']
+        for i, more in enumerate((
+            (), ('--batch_norm', 'manual', '--validation_size', '2000'), ('--batch_norm', 'torch'),
+            ('--batch_norm', 'autograd', '--precision', 'bfloat16', '--neg_slope', '0.1'),
+        )):  # fmt: skip
+            record = self.train(*more, output_dir=str(i))
+            network = load_network(only(self.directory / str(i), '.pt'))
+            probabilities = network.probabilities(test.pixels)
+            row = network.description['row']
+            self.assertEqual(row, record.best() if 'val_acc' in row else record.rows[-1])
+            self.assertEqual((probabilities.argmax(axis=1) == test.classes).mean(), row['test_acc'])
+
+    def test_the_seed_chooses_weights_and_order(self) -> None:
+        first, second = (self.train('--seed', seed, '--batch_size', '6000') for seed in ('1', '2'))
+        self.assertNotEqual(first.rows[0]['test_loss'], second.rows[0]['test_loss'])
+        torch.manual_seed(0)
+        orders = []
+        for seed in (1, 2, 1):
+            sets = training_pytorch.load_on_all_ranks('.', 'synthetic', 0, 6000, seed, training_pytorch.ALONE)
+            sets['train'].next_indices(6000)
+            orders.append(sets['train'].next_indices(6000).tolist())
+        self.assertEqual(orders[0], orders[2])
+        self.assertNotEqual(orders[0], orders[1])
+
+    def test_numbers_that_float32_has_not(self) -> None:
+        for flag in ('--learning_rate', '--neg_slope'):
+            self.assertIn('must be at most 3.4e+38', refused(self, train_mlp_pytorch, flag, '1e39'))
+
+    def test_ranks_that_do_not_agree_say_so(self) -> None:
+        """One that would train something else, and one that misses a file."""
+        script_path = self.directory / 'different.py'
+        script_path.write_text(
+            'import os, sys, script, train_mlp_pytorch\n'
+            'if os.environ["RANK"] == "1":\n'
+            '    sys.argv += sys.argv.pop(1).split()\n'
+            'else:\n'
+            '    sys.argv.pop(1)\n'
+            'sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))\n'
+        )
+        for difference, reason in (
+            (
+                '--learning_rate 3',
+                'rank 1: the run of rank 0 belongs to another run: its learning_rate is 0.002, here it is 3.0',
+            ),
+            ('--resume none.pt', 'rank 1: cannot read --resume none.pt'),
+            ('--max_stepz 3', 'unrecognized arguments: --max_stepz 3'),
+        ):
+            done = torchrun(script_path, difference, *self.SHORT, '--output_dir', self.directory / 'out')
+            self.assertNotEqual(done.returncode, 0)
+            self.assertEqual(done.stderr.count(reason), 1, done.stderr)
+            self.assertNotIn('Traceback', done.stderr.split('Root Cause')[0].split('elastic')[0])
         self.assertFalse((self.directory / 'out').exists())
+
+    def test_three_ranks_go_on_as_if_never_stopped(self) -> None:
+        args = ('--dataset', 'synthetic', '--eval_freq', '4', '--dnn_hidden_units', '300,300', '--output_dir')
+        script_path = ROOT / 'train_mlp_pytorch.py'
+        checkpoint = ('--checkpoint', self.directory / 'run.pt')
+        for name, more in (('whole', ('--max_steps', '9')), ('half', ('--max_steps', '5', *checkpoint)),
+                           ('on', ('--max_steps', '9', *checkpoint))):  # fmt: skip
+            done = torchrun(script_path, *args, self.directory / name, *more, n_processes=3)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        whole, on = (read_rows(only(self.directory / name, '.csv')) for name in ('whole', 'on'))
+        self.assertEqual(on, whole)
+        line = refused(self, train_mlp_pytorch, *args[:-1], '--max_steps', '9', '--resume', str(checkpoint[1]))
+        self.assertIn('its processes is 3, here it is 1', line)
+
+    def test_devices(self) -> None:
+        """What cannot be run here, by stand-ins: GPUs under torchrun, and a Mac's."""
+        with (
+            mock.patch.object(training_pytorch, 'launched', return_value=True),
+            mock.patch.object(torch.backends.mps, 'is_available', return_value=True),
+            mock.patch.object(torch.cuda, 'is_available', return_value=False),
+        ):
+            self.assertEqual(training_pytorch.pick_device('auto').type, 'cpu')
+            with self.assertRaisesRegex(FlagError, 'processes cannot share it'):
+                training_pytorch.pick_device('mps')
+        with (
+            mock.patch.object(training_pytorch, 'launched', return_value=True),
+            mock.patch.dict(os.environ, {'LOCAL_RANK': '1'}),
+            mock.patch.object(torch.cuda, 'is_available', return_value=True),
+            mock.patch.object(torch.cuda, 'device_count', side_effect=[2, 1]),
+            mock.patch.object(torch.cuda, 'set_device') as set_device,
+        ):
+            self.assertEqual(training_pytorch.pick_device('auto'), torch.device('cuda', 1))
+            set_device.assert_called_once_with(1)
+            with self.assertRaisesRegex(FlagError, 'at most the number of GPUs, 1'):
+                training_pytorch.pick_device('cuda')
 
 
 class CompareBatchNormTest(unittest.TestCase):
+    ARGS = ('--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3')
+
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def main(self, *args: str) -> tuple[int, str, str]:
+        """The script in this process: its exit status, and what it says on stdout and stderr."""
+        argv = ['compare_batch_norm.py', *self.ARGS, '--output_dir', str(self.directory), *args]
+        with (
+            mock.patch.object(sys, 'argv', argv),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            try:
+                status = script.run_script(compare_batch_norm.build_parser(), compare_batch_norm.compare)
+            except SystemExit as stop:
+                status = stop.code
+        return status, out.getvalue(), err.getvalue()
+
     def test_bad_flags(self) -> None:
         for args in (
             ('--seed', '1'),
@@ -319,23 +486,52 @@ class CompareBatchNormTest(unittest.TestCase):
             ('--seeds', '1,1'),
             ('--seeds', 'a'),
         ):
-            self.assertIn(args[0], refused(self, 'batch_norm_mlp_pytorch', compare_batch_norm, *args))
+            status, out, err = self.main(*args)
+            self.assertEqual((status, out, err.count('\n')), (2, '', 1))
+            self.assertIn(args[0], err)
+        status, _, err = self.main('--batch_size', '1')
+        self.assertEqual((status, 'at least 2 examples' in err, list(self.directory.iterdir())), (2, True, []))
 
     def test_end_to_end_on_the_stand_in(self) -> None:
-        args = ['--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3', '--seeds', '1,2']
-        with temporary_directory() as directory, contextlib.redirect_stdout(io.StringIO()) as stdout:
-            argv = ['compare_batch_norm.py', *args, '--output_dir', str(directory)]
-            with mock.patch.object(sys, 'argv', argv):
-                status = experiment.main(
-                    'batch_norm_mlp_pytorch', compare_batch_norm.build_parser(), compare_batch_norm.train
-                )
-            rows = read_rows(directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
-            summary = json.loads((directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
-            self.assertTrue((directory / 'figures/batch_norm_mlp_pytorch_synthetic.png').exists())
+        status, out, _ = self.main('--seeds', '1,2')
+        rows = read_rows(self.directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
+        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
+        self.assertTrue((self.directory / 'figures/batch_norm_mlp_pytorch_synthetic.png').exists())
         self.assertEqual((status, len(rows)), (0, 12))
         best = [
             max(float(row['test_acc']) for row in rows if (row['batch_norm'], row['seed']) == ('manual', seed))
             for seed in ('1', '2')
         ]
         self.assertAlmostEqual(summary['test_acc']['manual']['best_mean'], sum(best) / 2)
-        self.assertIn(f'{sum(best) / 2:.3f} ±', stdout.getvalue())
+        self.assertAlmostEqual(summary['test_acc']['manual']['best_std'], np.std(best, ddof=1))
+        self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
+        self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
+
+    def test_what_is_done_is_kept_and_not_done_again(self) -> None:
+        train = train_mlp_pytorch.train
+
+        def interrupted(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
+            if (flags.batch_norm, flags.seed) == ('none', 2):
+                raise KeyboardInterrupt
+            return train(flags, *args, **kwargs)
+
+        with mock.patch.object(train_mlp_pytorch, 'train', interrupted):
+            self.assertEqual(self.main('--seeds', '1,2')[0], 130)
+        self.assertEqual(len(list(self.directory.glob('results/*.csv'))), 3)
+        with mock.patch.object(experiment.RunRecord, 'running', autospec=True,
+                               side_effect=experiment.RunRecord.running) as running:  # fmt: skip
+            self.assertEqual(self.main('--seeds', '1,2')[0], 0)
+        self.assertEqual(running.call_count, 1)
+
+    def test_a_seed_that_diverges_is_left_out(self) -> None:
+        train = train_mlp_pytorch.train
+
+        def diverging(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
+            flags.learning_rate = 1e30 if (flags.batch_norm, flags.seed) == ('none', 2) else flags.learning_rate
+            return train(flags, *args, **kwargs)
+
+        with mock.patch.object(train_mlp_pytorch, 'train', diverging):
+            status, out, _ = self.main('--seeds', '1,2')
+        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
+        self.assertEqual((status, summary['seeds']), (3, [1]))
+        self.assertIn('without, seed 2: diverged', out)

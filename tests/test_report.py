@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from experiment import write_csv, write_json
+from files import write_csv, write_json
 from grid_search_mlp_pytorch import GRIDS, Setting, all_settings
 from report import checks, equations
 from report.__main__ import main

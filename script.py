@@ -1,0 +1,134 @@
+"""What a script does around its training: data, signals, several seeds, errors of one line, an exit status.
+
+    if __name__ == '__main__':
+        sys.exit(main(build_parser(), train))
+
+This module never imports PyTorch.
+"""
+
+import argparse
+import gc
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable
+
+from cifar10_utils import DataSet, get_cifar10
+from experiment import RunRecord, output_paths, read_json, same_but_for_the_seed, say
+from files import write_json
+from flags import FlagError, OneLineParser, is_main_process, one_line_errors
+from machine import versions
+from stopping import exit_status, stopping_signals
+
+
+def load_data(
+    data_dir: str, dataset: str, validation_size: int, batch_size: int, **kwargs: object
+) -> dict[str, DataSet]:
+    """The data sets that the flags of these names ask for; see `get_cifar10`, which takes the other arguments.
+
+    Raises:
+        DataError: the data cannot be had, or are too few for the validation set.
+        FlagError: the data are too few for a single batch.
+    """
+    data = get_cifar10(data_dir, validation_size=validation_size, dataset=dataset, **kwargs)
+    n_train = data['train'].num_examples
+    if batch_size > n_train:
+        raise FlagError(
+            f'--batch_size must be at most {n_train} (the training examples that --validation_size leaves), '
+            f'got {batch_size}'
+        )
+    return data
+
+
+def run_script(parser: OneLineParser, work: Callable[[argparse.Namespace], int]) -> int:
+    """Reads the flags and works as they say; returns the exit status, which says how that ended.
+
+    0 finished, 1 what the machine refused, 2 a user's mistake, 3 diverged, 128 and more: a signal's number above 128.
+    """
+    # A stream that was closed at the start would be opened anew as some file of the run.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    flags = parser.parse_args()
+    # The hundreds of thousands of objects that imports leave live to the end. Frozen, they are not walked through by
+    # every collection of garbage, nor, with what PyTorch's optimizers import later, by those at exit: with PyTorch this
+    # saves most of a second.
+    gc.freeze()
+    try:
+        with one_line_errors(parser), stopping_signals():
+            status = work(flags)
+    except KeyboardInterrupt as stop:
+        print('interrupted', file=sys.stderr)
+        status = exit_status(stop)
+    gc.collect()  # first, or a process group that is garbage would never be closed, and end the process with SIGABRT
+    gc.freeze()
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be said is given up, or Python would fail over it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+Train = Callable[[argparse.Namespace, str], RunRecord]  # of the flags and the directory for the run's files
+
+
+def main(parser: OneLineParser, train: Train) -> int:
+    """Trains one network, or one for each of `--seeds`; returns the exit status of `run_script`."""
+
+    def work(flags: argparse.Namespace) -> int:
+        if not flags.seeds:
+            return train(flags, flags.output_dir).exit_status
+        records = train_seeds(flags, train)
+        finished = [record for record in records if record.status == 'finished']
+        if finished and is_main_process():
+            write_seeds(finished, flags.output_dir)
+        return max(record.exit_status for record in records)
+
+    return run_script(parser, work)
+
+
+def train_seeds(flags: argparse.Namespace, train: Train) -> list[RunRecord]:
+    """The records of a run for each of `--seeds`, one after the other; those on disk already are read from there.
+
+    A run that diverges does not end the others; one that is interrupted does.
+    """
+    records: list[RunRecord] = []
+    for seed in flags.seeds:
+        records.append(train(argparse.Namespace(**{**vars(flags), 'seed': seed}), flags.output_dir))
+        if records[-1].status == 'interrupted':
+            break
+    return records
+
+
+def write_seeds(records: list[RunRecord], output_dir: str) -> None:
+    """Says and writes, into results/NAME.json, mean and standard deviation (n − 1) over the runs of several seeds."""
+
+    def over_seeds(statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+        picked = {'last': [record.rows[-1] for record in records], 'best': [record.best() for record in records]}
+        return {
+            which: {key: statistic([row[key] for row in rows]) for key in rows[0]} for which, rows in picked.items()
+        }
+
+    first = records[0]
+    mean = over_seeds(statistics.fmean)
+    std = over_seeds(statistics.stdev if len(records) > 1 else lambda _: math.nan)
+    title = first.title.replace(f', seed {first.flags["seed"]}', '')
+    lines = [f'{title}: mean ± standard deviation over {len(records)} seeds']
+    lines.append(f'{"dataset":<12}{"metric":<10}{"best":>20}{"last":>20}')
+    for part, label in (('train', 'training'), ('val', 'validation'), ('test', 'test')):
+        for key, metric in (('acc', 'accuracy'), ('loss', 'loss')):
+            column = f'{part}_{key}'
+            if column in mean['last']:
+                cells = [f'{mean[which][column]:.4f} ± {std[which][column]:.4f}' for which in ('best', 'last')]
+                lines.append(f'{label if key == "acc" else "":<12}{metric:<10}' + ''.join(f'{c:>20}' for c in cells))
+    say('\n'.join(lines))
+    seeds = [record.flags['seed'] for record in records]
+    name = first.name.removesuffix(f'_seed={seeds[0]}')
+    path = output_paths(output_dir, name)[1]
+    there = read_json(path)  # the record of the run of one seed that has the same flags, and so the same name
+    if not same_but_for_the_seed(there.get('flags', {}), first.flags):
+        there = {}
+    flags = {flag: value for flag, value in first.flags.items() if flag not in ('seed', 'seeds')}
+    summary = {'name': name, 'script': first.script, 'dataset': first.dataset, 'flags': flags,
+               'versions': versions(), 'machine': first.machine}  # fmt: skip
+    write_json(path, summary | there | {'seeds': seeds, 'mean': mean, 'std': std})
+    say(f'wrote {path}')

@@ -1,0 +1,490 @@
+"""What a run leaves: its record, its files under their names, its network, several seeds; and however it ends."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import experiment
+import files
+import flags
+import plots
+import script
+import stopping
+import train_mlp_numpy
+from checkpoints import NetworkError, load_network
+from cifar10_utils import get_cifar10
+from flags import FlagError
+from tests.helpers import ROOT, files_under, only, read_rows, refused, run_script, start_script, temporary_directory
+
+SHORT = ('--dataset', 'synthetic', '--max_steps', '4', '--eval_freq', '2', '--dnn_hidden_units', '5')
+
+
+class RecordTest(unittest.TestCase):
+    def record(self, max_steps: int = 5, eval_freq: int = 2, **kwargs: object) -> experiment.RunRecord:
+        run_flags = {'max_steps': max_steps, 'eval_freq': eval_freq}
+        return experiment.RunRecord('mlp', 'MLP', 'cifar10', run_flags, quiet=True, **kwargs)
+
+    def follow(self, losses: list[float], **kwargs: object) -> experiment.RunRecord:
+        record = self.record(len(losses), **kwargs)
+        with record.running() as steps:
+            for step in steps:
+                if record.evaluation_due(step, losses[step]):
+                    record.add(step, (0.5, losses[step]), (0.1 * (step % 3), 1.0))
+        return record
+
+    def test_evaluations(self) -> None:
+        record = self.follow([1.0] * 5)
+        self.assertEqual([row['step'] for row in record.rows], [1, 3, 5])
+        self.assertEqual(record.best()['step'], 3)
+        self.assertEqual((record.status, record.exit_status), ('finished', 0))
+        self.assertEqual([row['step'] for row in self.follow([1.0] * 4).rows], [1, 3, 4])
+        self.assertEqual([row['step'] for row in self.follow([1.0] * 6, evaluate_after=[2]).rows], [1, 2, 3, 5, 6])
+
+    def test_divergence_ends_the_run(self) -> None:
+        record = self.follow([1.0, math.nan, 1.0, 1.0, 1.0])
+        self.assertEqual([row['step'] for row in record.rows], [1, 2])
+        self.assertEqual((record.status, record.exit_status), ('diverged', 3))
+        with temporary_directory() as directory:
+            record.write(directory)
+            self.assertIsNone(json.loads((directory / 'results/mlp.json').read_text())['last']['train_loss'])
+
+    def test_what_is_not_finite_is_never_the_best(self) -> None:
+        def row(step: int, accuracy: float, loss: float) -> dict:
+            return {'step': step, 'test_acc': accuracy, 'test_loss': loss, 'train_loss': 1.0}
+
+        good, nan, infinite = row(1, 0.09, 2.0), row(2, 0.1, math.nan), row(3, 0.1, math.inf)
+        self.assertIs(experiment.best_row([nan, good, infinite]), good)
+        self.assertIs(experiment.best_row([nan, infinite]), infinite)
+
+    def test_best_is_picked_by_validation_accuracy_where_there_is_one(self) -> None:
+        record = self.record()
+        with record.running():
+            record.add(0, (0.5, 1.0), (0.9, 1.0), (0.2, 1.0))
+            record.add(2, (0.5, 1.0), (0.1, 1.0), (0.3, 1.0))
+        self.assertEqual(record.best()['step'], 3)
+        self.assertIn('validation', record.table())
+
+    def test_the_network_that_is_kept(self) -> None:
+        """That of the best validation accuracy, or the last; never one that is not finite."""
+        for accuracies, expected in (((0.2, 0.3, 0.1), 2), ((0.3, 0.3, 0.1), 1), (None, 3)):
+            network = mock.Mock(suffix='.npz')
+            record = self.record(network=network)
+            with record.running():
+                for step in range(3):
+                    validation = accuracies and (accuracies[step], 1.0)
+                    record.add(step, (0.5, 1.0), (0.1 * step, 1.0), validation)
+                record.add(3, (0.5, 1.0), (0.9, math.nan), accuracies and (0.9, 1.0))
+            self.assertEqual(record.kept_row['step'], expected)
+            self.assertEqual(network.keep.call_count, 3 if accuracies is None else expected)
+
+    def test_one_file_that_cannot_be_written_does_not_cost_the_others(self) -> None:
+        record = self.follow([1.0] * 3)
+        with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
+            (directory / 'results/mlp.csv').mkdir(parents=True)
+            with mock.patch.object(experiment, 'plot_curves', side_effect=ValueError('no font')):
+                written = record.write(directory)
+        self.assertEqual([path.name for path in written], ['mlp.json'])
+        self.assertEqual(record.exit_status, 1)
+        self.assertRegex(
+            stderr.getvalue(), r'cannot write .*mlp.csv: .*is a directory\ncannot write .*mlp.png: no font\n'
+        )
+
+    def test_nothing_takes_the_place_of_a_finished_run(self) -> None:
+        with temporary_directory() as directory:
+            self.follow([1.0] * 3).write(directory)
+            before = (directory / 'results/mlp.csv').read_text()
+            self.follow([math.nan]).write(directory)
+            self.assertEqual((directory / 'results/mlp.csv').read_text(), before)
+            self.assertTrue((directory / 'results/mlp_diverged.csv').exists())
+            self.follow([1.0] * 4).write(directory)
+            self.assertNotEqual((directory / 'results/mlp.csv').read_text(), before)
+
+    def test_an_unfinished_run_has_the_name_while_no_finished_one_has(self) -> None:
+        with temporary_directory() as directory:
+            self.follow([math.nan]).write(directory)
+            self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['status'], 'diverged')
+            self.follow([1.0]).write(directory)
+            self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['status'], 'finished')
+
+    def test_an_error_ends_the_run_after_its_files_are_written(self) -> None:
+        with temporary_directory() as directory:
+            record = self.record(output_dir=str(directory))
+            with self.assertRaises(MemoryError), record.running() as steps:
+                for step in steps:
+                    record.add(step, (0.5, 1.0), (0.1, 1.0))
+                    if step == 2:
+                        raise MemoryError
+            self.assertEqual(len(read_rows(directory / 'results/mlp.csv')), 3)
+            self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['status'], 'failed')
+
+    def test_json_has_no_nan_at_any_depth(self) -> None:
+        with temporary_directory() as directory:
+            files.write_json(directory / 'x.json', {'a': [1.0, math.nan, {'b': (math.inf,)}]})
+            text = (directory / 'x.json').read_text()
+        self.assertEqual(json.loads(text), {'a': [1.0, None, {'b': [None]}]})
+
+
+class NameTest(unittest.TestCase):
+    DEFAULTS = vars(train_mlp_numpy.build_parser().parse_args([]))
+
+    def name(self, *args: str, dataset: str = 'cifar10') -> str:
+        run_flags = vars(train_mlp_numpy.build_parser().parse_args(args))
+        return experiment.run_name('mlp_numpy', dataset, run_flags, self.DEFAULTS)
+
+    def test_names_say_what_differs_from_the_defaults(self) -> None:
+        self.assertEqual(self.name(), 'mlp_numpy')
+        self.assertEqual(self.name('--learning_rate', '0.01'), 'mlp_numpy_learning_rate=0.01')
+        self.assertEqual(self.name('--learning_rate', '2e-3', '--data_dir', 'x', '--output_dir', 'y'), 'mlp_numpy')
+        self.assertEqual(
+            self.name('--dnn_hidden_units', '200,100', '--seed', '1', dataset='synthetic'),
+            'mlp_numpy_synthetic_seed=1_dnn_hidden_units=200,100',
+        )
+        self.assertEqual(self.name('--name', 'mine', '--seed', '3'), 'mine')
+
+    def test_long_names_are_cut_and_stay_different(self) -> None:
+        units = ','.join(['100'] * 60)
+        names = [self.name('--dnn_hidden_units', f'{units},{last}') for last in (1, 2)]
+        self.assertNotEqual(*names)
+        self.assertLessEqual(max(map(len, names)), flags.MAX_NAME)
+        self.assertEqual(names[0], self.name('--dnn_hidden_units', f'{units},1'))
+
+    def test_several_seeds_have_theirs_at_the_end(self) -> None:
+        run_flags = vars(train_mlp_numpy.build_parser().parse_args(['--seeds', '42,7']))
+        for seed in (42, 7):
+            name = experiment.run_name('mlp_numpy', 'cifar10', {**run_flags, 'seed': seed}, self.DEFAULTS)
+            self.assertEqual(name, f'mlp_numpy_seed={seed}')
+
+    def test_bad_names(self) -> None:
+        for name in ('', 'a/b', '.hidden', 'a\nb', 'x' * 151, '..', 'a\\b'):
+            self.assertIn('--name', refused(self, train_mlp_numpy, f'--name={name}'))
+
+    def test_the_title_says_the_same_in_words(self) -> None:
+        run_flags = {**self.DEFAULTS, 'dnn_hidden_units': [20, 10], 'learning_rate': 0.1}
+        record = experiment.RunRecord('mlp_numpy', 'MLP in NumPy', 'cifar10', run_flags, self.DEFAULTS)
+        self.assertEqual(record.title, 'MLP in NumPy on CIFAR-10, learning rate 0.1, hidden units 20,10')
+
+
+class FilesTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+        self.path = self.directory / 'file'
+
+    def write(self, path: Path, text: bytes = b'new') -> None:
+        with files.atomic_file(path) as file:
+            file.write(text)
+
+    def test_a_file_that_cannot_be_finished_leaves_the_old_one(self) -> None:
+        self.path.write_text('old')
+        with self.assertRaises(RuntimeError), files.atomic_file(self.path) as file:
+            file.write(b'half of the n')
+            raise RuntimeError
+        self.assertEqual((self.path.read_text(), files_under(self.directory)), ('old', ['file']))
+
+    def test_the_file_is_closed_before_it_takes_its_place(self) -> None:
+        """Windows refuses to replace a file by one that is still open."""
+        opened = []
+        replace = os.replace
+
+        def watched(source: str, target: str) -> None:
+            self.assertTrue(opened[0].closed)
+            replace(source, target)
+
+        with mock.patch('os.replace', watched), files.atomic_file(self.path) as file:
+            opened.append(file)
+            file.write(b'new')
+        self.assertEqual(self.path.read_bytes(), b'new')
+
+    def test_leftovers_of_killed_processes_are_cleared_away(self) -> None:
+        with subprocess.Popen([sys.executable, '-c', '']) as process:
+            process.wait()
+        dead = self.path.with_name(files.temporary_path(self.path).name.replace(str(os.getpid()), str(process.pid)))
+        alive = self.path.with_name(dead.name.replace(str(process.pid), '1'))
+        others = self.path.with_name('.file.elsewhere.123.tmp')
+        for leftover in (dead, alive, others):
+            leftover.touch()
+        self.write(self.path)
+        self.assertEqual(set(self.directory.iterdir()), {self.path, alive, others})
+        os.utime(others, (0, 0))
+        files.check_can_write(self.path)
+        self.assertEqual(set(self.directory.iterdir()), {self.path, alive})
+
+    def test_links_stay_links(self) -> None:
+        target = self.directory / 'target'
+        target.write_text('old')
+        self.path.symlink_to(target)
+        self.write(self.path)
+        self.assertTrue(self.path.is_symlink())
+        self.assertEqual(target.read_bytes(), b'new')
+        target.unlink()
+        files.check_can_write(self.path)  # a link to a file that is yet to be written
+        self.write(self.path)
+        self.assertEqual(target.read_bytes(), b'new')
+
+    def test_links_to_nowhere_and_what_is_no_file_are_refused(self) -> None:
+        (self.directory / 'lost').symlink_to('/nonexistent/disk')
+        os.mkfifo(self.directory / 'pipe')
+        for path in ('lost', 'lost/below/file', 'pipe', '.'):
+            for attempt in (files.check_can_write, self.write):
+                with self.assertRaises(OSError, msg=f'{path} {attempt}'):
+                    attempt(self.directory / path)
+        with self.assertRaises(OSError):
+            files.check_can_write('/dev/null')
+
+    def test_the_check_finds_what_the_writing_would(self) -> None:
+        with self.assertRaises(OSError):
+            files.check_can_write(self.directory / ('x' * 250))  # fits, but its temporary name does not
+        with mock.patch('builtins.open', side_effect=PermissionError), self.assertRaises(PermissionError):
+            files.check_can_write(self.path)
+        self.assertEqual(files_under(self.directory), [])
+
+
+class EndsTest(unittest.TestCase):
+    """How the process ends, and what is then on disk."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def stop(self, signum: int) -> tuple[int, str]:
+        args = ('--dataset', 'synthetic', '--output_dir', self.directory, '--max_steps', '1000000', '--eval_freq', '10')
+        with start_script('train_mlp_numpy.py', *args) as process:
+            process.stdout.readline()
+            process.send_signal(signum)
+            _, stderr = process.communicate(timeout=30)
+        return process.returncode, stderr
+
+    def test_signals(self) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.assertEqual(self.stop(signum), (128 + signum, ''))
+            path = only(self.directory, '.json')
+            self.assertEqual(json.loads(path.read_text())['status'], 'interrupted')
+            path.unlink()
+            only(self.directory, '.png').unlink()
+            only(self.directory, '.npz').unlink()
+
+    def test_a_signal_that_comes_again_does_not_cost_the_files(self) -> None:
+        with stopping.stopping_signals():
+            with self.assertRaises(stopping.Stopped) as caught:
+                os.kill(os.getpid(), signal.SIGTERM)
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(os.getpid(), signum)
+        self.assertEqual(stopping.exit_status(caught.exception), 143)
+        self.assertEqual(stopping.exit_status(KeyboardInterrupt()), 130)
+
+    def test_what_is_being_written_when_a_signal_comes_is_finished(self) -> None:
+        done = []
+        with stopping.stopping_signals(), self.assertRaises(stopping.Stopped), stopping.undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append('written')
+        self.assertEqual(done, ['written'])
+
+    def test_a_signal_that_is_ignored_stays_ignored(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGHUP, before)
+        with stopping.stopping_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        self.assertIs(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
+
+    def test_divergence_is_a_result(self) -> None:
+        done = run_script('train_mlp_numpy.py', *SHORT, '--output_dir', self.directory, '--learning_rate', '1e300')
+        self.assertEqual((done.returncode, done.stderr), (3, ''))
+        summary = json.loads(only(self.directory, '.json').read_text())
+        self.assertEqual(summary['status'], 'diverged')
+        self.assertIn(f'diverged at step {summary["last"]["step"]}', done.stdout)
+
+    @unittest.skipUnless(Path('/dev/full').exists(), 'needs /dev/full')
+    def test_output_that_nobody_takes(self) -> None:
+        command = f'{sys.executable} {ROOT}/train_mlp_numpy.py {" ".join(SHORT)} --output_dir {self.directory}'
+        for i, redirect in enumerate(('>&-', '> /dev/full', '>&- 2>&-', '| head -1', '2> /dev/full')):
+            done = subprocess.run(f'{command}/{i} {redirect}', shell=True, text=True, capture_output=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ''), redirect)
+            self.assertEqual(len(files_under(self.directory / str(i))), 7, redirect)
+
+    def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
+        (self.directory / 'out').symlink_to('/nonexistent/disk')
+        (self.directory / 'there').mkdir()
+        (self.directory / 'there/results').symlink_to('/nonexistent/disk')
+        for output_dir in ('out', 'there'):
+            self.assertIn(
+                '/nonexistent/disk', refused(self, train_mlp_numpy, '--output_dir', str(self.directory / output_dir))
+            )
+        (self.directory / 'here/networks/mlp_numpy_synthetic.npz').mkdir(parents=True)
+        self.assertIn('is a directory', refused(self, train_mlp_numpy, '--output_dir', str(self.directory / 'here')))
+
+    def test_home(self) -> None:
+        with mock.patch.dict(os.environ, {'HOME': str(self.directory)}):
+            self.assertEqual(flags.file_path('~/x'), str(self.directory / 'x'))
+
+    def test_figures_whatever_the_environment_says_of_matplotlib(self) -> None:
+        (self.directory / 'matplotlibrc').write_text('text.usetex: True\nfigure.facecolor: red\n')
+        for i, backend in enumerate(('module://matplotlib_inline.backend_inline', 'Qt4Agg')):
+            done = run_script(
+                'train_mlp_numpy.py', *SHORT, '--output_dir', f'{self.directory}/{i}',
+                cwd=self.directory, env={**os.environ, 'MPLBACKEND': backend},
+            )  # fmt: skip
+            self.assertEqual((done.returncode, done.stderr), (0, ''))
+            self.assertTrue(only(self.directory / str(i), '.png').stat().st_size > 10_000)
+
+    def test_the_environment_is_left_as_it_was(self) -> None:
+        with mock.patch.dict(os.environ, {'MPLBACKEND': 'mine'}):
+            plots.new_figure('title')
+            self.assertEqual(os.environ['MPLBACKEND'], 'mine')
+
+    def test_errors_of_the_machine_are_one_line(self) -> None:
+        def end(error: Exception) -> tuple[int, str]:
+            parser = flags.OneLineParser(prog='x')
+            with (
+                contextlib.redirect_stderr(io.StringIO()) as stderr,
+                self.assertRaises(SystemExit) as caught,
+                flags.one_line_errors(parser),
+            ):
+                raise error
+            return caught.exception.code, stderr.getvalue()
+
+        self.assertEqual(end(FlagError('a\nb'))[0], 2)
+        for error in (MemoryError('1 TB'), RuntimeError('no\nmemory'), OSError(28, 'No space left', 'file')):
+            status, text = end(error)
+            self.assertEqual((status, text.count('\n')), (1, 1))
+        with self.assertRaises(TypeError), flags.one_line_errors(flags.OneLineParser()):
+            raise TypeError
+
+
+class KeptNetworkTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def train(self, *args: str) -> experiment.RunRecord:
+        parsed = train_mlp_numpy.build_parser().parse_args([*SHORT, *args])
+        return train_mlp_numpy.train(parsed, str(self.directory), quiet=True)
+
+    def test_what_is_loaded_gives_the_recorded_figures(self) -> None:
+        test = get_cifar10(dataset='synthetic')['test']
+        for i, more in enumerate(((), ('--dtype', 'float32', '--validation_size', '3000', '--neg_slope', '0.1'))):
+            record = self.train('--max_steps', '40', '--learning_rate', '0.01', '--name', str(i), *more)
+            network = load_network(self.directory / f'networks/{i}.npz')
+            row = network.description['row']
+            self.assertIn(row, record.rows)
+            self.assertEqual(row, record.best() if more else record.rows[-1])
+            flat = network.probabilities(test.pixels)
+            self.assertEqual((flat.argmax(axis=1) == test.classes).mean(), row['test_acc'])
+            self.assertAlmostEqual(-np.log(flat[np.arange(len(flat)), test.classes]).mean(), row['test_loss'], places=5)
+            np.testing.assert_array_equal(network.probabilities(test.pixels.reshape(-1, 3, 32, 32)), flat)
+            centred = test.pixels[:7] - network.mean_image
+            np.testing.assert_allclose(network.probabilities(centred), flat[:7], rtol=1e-5)
+            self.assertEqual(network.probabilities(test.pixels[:0]).shape, (0, 10))
+            self.assertEqual(network.description['classes'][3], 'cat')
+            self.assertEqual(network.description['script'], 'mlp_numpy')
+            self.assertEqual(network.description['flags']['dnn_hidden_units'], [5])
+            for wrong in (test.pixels[:, :5], test.pixels[0], test.pixels.astype(int)):
+                with self.assertRaisesRegex(ValueError, 'pixels must '):
+                    network.probabilities(wrong)
+
+    def test_damaged_files(self) -> None:
+        self.train('--name', 'good')
+        path = self.directory / 'networks/good.npz'
+        whole = path.read_bytes()
+        damaged = [whole[: len(whole) // 2], b'', b'nonsense', whole[:100] + b'x' + whole[101:]]
+        for i in range(40):
+            at = len(whole) * i // 40
+            damaged.append(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        refusals = 0
+        for contents in damaged:
+            path.write_bytes(contents)
+            try:
+                load_network(path).probabilities(np.zeros((1, 3072), np.uint8))
+            except NetworkError as error:
+                refusals += 1
+                self.assertNotIn('\n', str(error))
+        self.assertGreater(refusals, len(damaged) // 2)  # the others hit bytes that nobody reads
+        for name in ('none.npz', 'none.txt'):
+            with self.assertRaises(NetworkError):
+                load_network(self.directory / name)
+
+    def test_no_code_is_run_from_a_file(self) -> None:
+        np.savez(self.directory / 'x.npz', description=np.array([Path('x')], dtype=object))
+        with self.assertRaisesRegex(NetworkError, 'is damaged or no network'):
+            load_network(self.directory / 'x.npz')
+
+
+class SeedsTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def main(self, *args: str) -> tuple[int, str]:
+        argv = ['train_mlp_numpy.py', *SHORT, '--output_dir', str(self.directory), *args]
+        with mock.patch.object(sys, 'argv', argv), contextlib.redirect_stdout(io.StringIO()) as out:
+            return script.main(train_mlp_numpy.build_parser(), train_mlp_numpy.train), out.getvalue()
+
+    def summary(self) -> dict:
+        return json.loads((self.directory / 'results/x.json').read_text())
+
+    def test_a_record_and_a_network_each_and_one_table(self) -> None:
+        status, out = self.main('--seeds', '1,2', '--name', 'x')
+        self.assertEqual(status, 0)
+        rows = [read_rows(self.directory / f'results/x_seed={seed}.csv')[-1] for seed in (1, 2)]
+        accuracies = [float(row['test_acc']) for row in rows]
+        self.assertNotEqual(rows[0], rows[1])
+        self.assertEqual(self.summary()['seeds'], [1, 2])
+        self.assertAlmostEqual(self.summary()['mean']['last']['test_acc'], np.mean(accuracies))
+        self.assertAlmostEqual(self.summary()['std']['last']['test_acc'], np.std(accuracies, ddof=1))
+        self.assertIn(f'{np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f}', out)
+        self.assertEqual(len(list((self.directory / 'networks').iterdir())), 2)
+        self.assertEqual(out.count('mean ± standard deviation over 2 seeds'), 1)
+
+    def test_the_same_command_goes_on(self) -> None:
+        self.main('--seeds', '1,2', '--name', 'x')
+        before = only(self.directory / 'networks', 'seed=1.npz').stat().st_mtime_ns
+        status, out = self.main('--seeds', '1,2,3', '--name', 'x')
+        self.assertEqual((status, out.count('is done already')), (0, 2))
+        self.assertEqual(only(self.directory / 'networks', 'seed=1.npz').stat().st_mtime_ns, before)
+        self.assertEqual(self.summary()['seeds'], [1, 2, 3])
+        with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit):
+            self.main('--seeds', '1', '--name', 'x', '--learning_rate', '1')
+        self.assertIn('its learning_rate is 0.002, here it is 1.0', stderr.getvalue())
+
+    def test_one_that_diverges_does_not_end_the_others(self) -> None:
+        train = train_mlp_numpy.train
+
+        def second_diverges(run_flags: object, output_dir: str) -> experiment.RunRecord:
+            run_flags.learning_rate = 1e300 if run_flags.seed == 2 else run_flags.learning_rate
+            return train(run_flags, output_dir, quiet=True)
+
+        with mock.patch.object(train_mlp_numpy, 'train', second_diverges):
+            status, _ = self.main('--seeds', '1,2,3', '--name', 'x')
+        self.assertEqual((status, self.summary()['seeds']), (3, [1, 3]))
+
+    def test_an_interruption_ends_them_and_keeps_what_is_done(self) -> None:
+        add = experiment.RunRecord.add
+
+        def interrupted(record: experiment.RunRecord, *args: object, **kwargs: object) -> None:
+            add(record, *args, **kwargs)
+            if record.flags['seed'] == 2:
+                raise stopping.Stopped(signal.SIGTERM)
+
+        with mock.patch.object(experiment.RunRecord, 'add', interrupted):
+            status, _ = self.main('--seeds', '1,2,3', '--name', 'x')
+        self.assertEqual((status, self.summary()['seeds']), (143, [1]))
+        self.assertEqual(self.main('--seeds', '1,2,3', '--name', 'x')[0], 0)
+        self.assertEqual(self.summary()['seeds'], [1, 2, 3])
+
+    def test_the_record_of_one_run_and_the_summary_of_several_share_a_file(self) -> None:
+        self.main('--name', 'x')
+        self.main('--seeds', '1,2', '--name', 'x')
+        both = self.summary()
+        self.assertEqual((both['flags']['seed'], both['status'], both['seeds']), (42, 'finished', [1, 2]))
+        self.main('--name', 'x')
+        self.assertEqual(self.summary()['mean'], both['mean'])
+        self.main('--name', 'x', '--learning_rate', '1')  # another run: the summary is not its
+        self.assertNotIn('mean', self.summary())
+
+    def test_seed_and_seeds_exclude_each_other(self) -> None:
+        self.assertIn('not allowed with', refused(self, train_mlp_numpy, '--seed', '1', '--seeds', '1,2'))
