@@ -218,8 +218,8 @@ def machine() -> str:
     """The processor that this process runs on and the number of its cores, such as 'AMD EPYC 7763, 2 cores'."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux alone has the file, and alone says too little above
-        models = [line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
-                  if line.startswith('model name')]  # fmt: skip
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+        models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
         name = models[0] if models else name
     return f'{name}, {os.cpu_count()} cores'
 
