@@ -530,7 +530,7 @@ def train_alone(setting: grid_search.Setting, places: list[str]) -> None:
 
 def full_grid(flags: argparse.Namespace) -> list[Ratio]:
     """The committed search of 486 settings against as many processes in a row, estimated from some of them."""
-    search = json.loads((ROOT / f'results/{grid_search.BASE_NAME}.json').read_text())
+    search = json.loads((ROOT / f'results/{grid_search.BASE_NAME}.json').read_text(encoding='utf-8'))
     if search['machine'] != machine():
         raise FlagError(f'the search in results/ ran on {search["machine"]}, this is {machine()}: search here first')
     settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=lambda s: grid_search.arithmetic([s]))
@@ -577,7 +577,7 @@ def scale(flags: argparse.Namespace) -> list[Ratio]:
             threads = str(torch.get_num_threads() // n_processes)
             run_python('-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={n_processes}', *args,
                        OMP_NUM_THREADS=threads)  # fmt: skip
-            return json.loads((Path(directory) / 'results/mlp_pytorch.json').read_text())['seconds']
+            return json.loads((Path(directory) / 'results/mlp_pytorch.json').read_text(encoding='utf-8'))['seconds']
 
         turns = np.array([[epoch(2), epoch(1)] for _ in range(max(3, flags.repeats // 4))])
     seconds = {'two': turns[:, 0], 'one': turns[:, 1]}
@@ -609,7 +609,7 @@ def read_ratios(path: Path) -> tuple[dict[str, object], dict[str, list[Ratio]]]:
     Raises:
         OSError, ValueError: the file cannot be read, or is another.
     """
-    environment = json.loads(path.read_text())
+    environment = json.loads(path.read_text(encoding='utf-8'))
     try:
         rows = environment.pop('ratios')
         return environment, {name: [Ratio(**row) for row in measured] for name, measured in rows.items()}
