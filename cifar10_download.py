@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -92,10 +92,11 @@ def obtain(data_dir: Path, check: Check = check_network) -> Path:
         DataError: `data_dir` cannot be looked into, or the archive is damaged or cannot be unpacked.
     """
     try:
-        folder, archive = find_batches(data_dir), find_archive(data_dir)
+        folder = find_batches(data_dir)
+        archive = None if folder is not None and _n_batches(folder) == len(BATCHES) else find_archive(data_dir)
     except OSError as error:
         raise DataError(f'cannot look into --data_dir {data_dir}: {error.strerror}') from error
-    if folder is not None and (archive is None or len(_batches_in(folder)) == len(BATCHES)):
+    if folder is not None and archive is None:
         return folder
     return unpack(archive or download(data_dir, check), data_dir)
 
@@ -111,9 +112,14 @@ def find_batches(data_dir: Path) -> Path | None:
     Raises:
         OSError: `data_dir` cannot be looked into.
     """
-    folders = [folder for directory in _directories(data_dir) for folder in (directory / BATCHES_FOLDER, directory)]
-    fullest = max(folders, key=lambda folder: len(_batches_in(folder)))
-    return fullest if _batches_in(fullest) else None
+    fullest, most = None, 0
+    for directory in _directories(data_dir):
+        for folder in (directory / BATCHES_FOLDER, directory):
+            if (n := _n_batches(folder)) > most:
+                fullest, most = folder, n
+            if most == len(BATCHES):
+                return fullest
+    return fullest
 
 
 def find_archive(data_dir: Path) -> Path | None:
@@ -126,23 +132,24 @@ def find_archive(data_dir: Path) -> Path | None:
     return next((archive for archive in archives if archive.is_file()), None)
 
 
-def _directories(data_dir: Path) -> list[Path]:
+def _directories(data_dir: Path) -> Iterator[Path]:
     """`data_dir` and the directories inside it, without hidden ones, such as other processes' unfinished ones."""
-    try:
-        inside = [data_dir / name for name in sorted(os.listdir(data_dir)) if not name.startswith('.')]
-    except FileNotFoundError:
-        inside = []
-    return [data_dir, *(path for path in inside if path.is_dir() and os.access(path, os.R_OK | os.X_OK))]
+    yield data_dir
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(data_dir)):
+            path = data_dir / name
+            if not name.startswith('.') and path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+                yield path
 
 
-def _batches_in(folder: Path) -> list[str]:
-    """The names of the batch files that are in `folder`; an OSError unless it can be told."""
-    found = []
+def _n_batches(folder: Path) -> int:
+    """How many of the batch files are in `folder`; an OSError where that cannot be told."""
+    n = 0
     for name in BATCHES:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(folder / name)  # Path.exists would take a directory that cannot be opened for an empty one
-            found.append(name)
-    return found
+            os.stat(folder / name)  # Path.exists may take a directory that cannot be opened for an empty one
+            n += 1
+    return n
 
 
 def unpack(archive: Path, data_dir: Path) -> Path:

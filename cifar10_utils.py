@@ -196,7 +196,7 @@ def load(dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool 
 
     'cifar10' is read from `data_dir`: a directory that holds `cifar-10-batches-py` or the archive, or that directory
     itself, or one that holds such a directory. It is downloaded into `data_dir` if it is not there. 'auto' is the
-    same, but where neither works and nobody named a directory, it says so on stderr and gives the stand-in.
+    same, but where that fails, and `data_dir` is the default, it says so on stderr and gives the stand-in.
 
     With `checksums` each file's MD5 sum must be the published one. `load.cache_clear()` forgets what was read.
 

@@ -97,7 +97,7 @@ class FindingTest(PlaceTest):
         self.assertIsNone(find_archive(self.data_dir))
 
     def test_a_directory_that_cannot_be_looked_into_is_not_an_empty_one(self) -> None:
-        self.write_batches(self.data_dir)
+        self.write_batches(self.data_dir, BATCHES[:1])
         for function in ('stat', 'listdir'):  # without a directory's x, and without its r
             with (
                 mock.patch.object(os, function, side_effect=PermissionError(13, 'Permission denied')),
@@ -107,6 +107,11 @@ class FindingTest(PlaceTest):
         file = self.data_dir / 'data_batch_1'
         with self.assertRaisesRegex(DataError, f'cannot look into --data_dir {file}: Not a directory'):
             obtain(file, no_network)
+
+    def test_what_is_at_hand_is_found_where_nothing_else_can_be_listed(self) -> None:
+        folder = self.write_batches(self.data_dir / BATCHES_FOLDER)
+        with mock.patch.object(os, 'listdir', side_effect=PermissionError(13, 'Permission denied')):
+            self.assertEqual(obtain(self.data_dir, no_network), folder)
 
     def test_a_part_without_an_archive_is_given_so_that_reading_names_what_is_missing(self) -> None:
         folder = self.write_batches(self.data_dir / BATCHES_FOLDER / BATCHES_FOLDER, ('data_batch_1',))
