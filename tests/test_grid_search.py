@@ -27,9 +27,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import grid_search_figures
 import grid_search_mlp_pytorch as grid_search
 import grid_search_results as search_results
 import train_mlp_pytorch
+from experiment import best_row, score
 from grid_search_results import Setting
 from tests.helpers import ROOT, files_under, temporary_directory, torchrun
 
@@ -39,8 +41,8 @@ GRID = (
     '--dnn_hidden_units', '10', '20,20', '--optimizer', 'SGD', 'Adam', '--learning_rate', '1e-3', '1e30',
 )  # fmt: skip
 SLOWER = (
-    '--dataset', 'synthetic', '--max_steps', '400', '--eval_freq', '100', '--batch_size', '100',
-    '--dnn_hidden_units', '100', '--learning_rate', *(f'{n}e-4' for n in range(1, 9)),
+    '--dataset', 'synthetic', '--max_steps', '120', '--eval_freq', '100', '--batch_size', '50',
+    '--dnn_hidden_units', '50', '--learning_rate', *(f'{n}e-4' for n in range(1, 9)),
 )  # fmt: skip
 ENDLESS = ('--dataset', 'synthetic', '--max_steps', '1000000', '--optimizer', 'sgd', 'adam')
 NAME = 'grid_search_mlp_pytorch_own_synthetic'
@@ -81,7 +83,9 @@ def workers(pid: int) -> list[int]:
 
 
 class SearchTest(unittest.TestCase):
-    """Searches in this process, in a directory of their own."""
+    """Searches in this process, in a directory of their own, and without figures, which take longer than the rest."""
+
+    show = staticmethod(lambda *_: None)
 
     def setUp(self) -> None:
         self.addCleanup(torch.set_num_threads, torch.get_num_threads())
@@ -93,6 +97,7 @@ class SearchTest(unittest.TestCase):
         argv = [SCRIPT.name, '--output_dir', str(self.directory), *args]
         with (
             mock.patch.object(sys, 'argv', argv),
+            mock.patch.object(grid_search, 'show', self.show),
             contextlib.redirect_stdout(io.StringIO()) as out,
             contextlib.redirect_stderr(io.StringIO()) as err,
         ):
@@ -104,7 +109,7 @@ class SearchTest(unittest.TestCase):
 
     def main_in_threads(self, *args: str) -> tuple[int, str, str]:
         """The same, with an executor of threads."""
-        with mock.patch.object(grid_search, 'ProcessExecutor', lambda *_: ThreadPoolExecutor(3)):
+        with mock.patch.object(grid_search, 'ProcessExecutor', return_value=ThreadPoolExecutor(3)):
             return self.main(*args)
 
     def assert_searches(self, *args: str) -> str:
@@ -167,7 +172,7 @@ class GridSearchTest(SearchTest):
         settings = search_results.all_settings(values)
         runs = search_results.left_to_do(settings[::-1], {settings[1]})
         self.assertEqual([(run[0].batch_size, run[0].dnn_hidden_units) for run in runs],
-                         [(20, '9'), (20, '5'), (10, '9'), (10, '5')])  # fmt: skip
+                         [(20, '9'), (10, '9'), (20, '5'), (10, '5')])  # fmt: skip
         self.assertEqual([[setting.max_steps for setting in run] for run in runs], [[3, 8]] * 3 + [[3]])
 
     def test_bad_flags(self) -> None:
@@ -199,6 +204,7 @@ class GridSearchTest(SearchTest):
         self.assertEqual(files_under(self.directory), [])
 
     def test_picked_by_validation_accuracy(self) -> None:
+        self.show = grid_search_figures.show
         out = self.assert_searches(*GRID, '--validation_size', '1000')
         rows = search_results.read_rows(self.directory / CSV.replace('_own', '_own_validation'))
         best = max((row for row in rows), key=lambda row: row['val_acc'])
@@ -207,6 +213,7 @@ class GridSearchTest(SearchTest):
 
     def test_figures_from_what_is_on_disk(self) -> None:
         """Nothing is trained or read but the results, and grids that do not fit together are drawn as well."""
+        self.show = grid_search_figures.show
         args = ('--dataset', 'synthetic', '--dnn_hidden_units', '5', '--eval_freq', '5')
         for grid in (('--batch_size', '100', '--max_steps', '5'), ('--batch_size', '50', '--max_steps', '10')):
             self.assert_searches(*args, *grid)
@@ -221,18 +228,31 @@ class GridSearchTest(SearchTest):
     def test_the_bar(self) -> None:
         shown = io.StringIO()
         with mock.patch.object(grid_search, 'tqdm', lambda **kwargs: tqdm(**kwargs | {'disable': False, 'file': shown,
-                                                                                     'mininterval': 0})):  # fmt: skip
+                                                                                     'mininterval': 0, 'miniters': 0})):  # fmt: skip
             self.main_in_threads(*GRID)
-        best = max(row['test_acc'] for row in search_results.read_rows(self.directory / CSV))
+        best = score(best_row(search_results.read_rows(self.directory / CSV)))
         self.assertRegex(shown.getvalue(), r'0/8 runs +0%')
         self.assertRegex(shown.getvalue(), r'3/8 runs, best accuracy 0\.\d{4} .*\d\d:\d\d<\d\d:\d\d')
         self.assertRegex(shown.getvalue(), rf'8/8 runs, best accuracy {best:.4f} 100%')
 
 
 class ResultsTest(SearchTest):
+    @classmethod
+    def setUpClass(cls) -> None:
+        with (
+            temporary_directory() as directory,
+            mock.patch.object(grid_search, 'show'),
+            mock.patch.object(grid_search, 'ProcessExecutor', return_value=ThreadPoolExecutor(1)),
+        ):
+            words = [*GRID, '--output_dir', str(directory)]
+            grid_search.search(grid_search.build_parser().parse_args(words))
+            cls.files = {name: (directory / name).read_text() for name in (CSV, CSV.replace('.csv', '.json'))}
+
     def setUp(self) -> None:
         super().setUp()
-        self.assert_searches(*GRID)
+        (self.directory / 'results').mkdir()
+        for name, text in self.files.items():
+            (self.directory / name).write_text(text)
         self.whole = (self.directory / CSV).read_text()
         self.header, *self.lines = self.whole.splitlines(keepends=True)
         self.json = self.directory / CSV.replace('.csv', '.json')
@@ -260,7 +280,9 @@ class ResultsTest(SearchTest):
         order = sorted(names)
         table = [order, *([str(row[name]) for name in order] for row in rows)]
         quoted = [','.join(f'"{value}"' for value in values) for values in table]
-        self.assert_goes_on('\n'.join(quoted) + '\n', 16)
+        (self.directory / CSV).write_text('\n'.join(quoted) + '\n')
+        self.assertEqual(str(search_results.read_rows(self.directory / CSV)), str(rows))
+        self.assertEqual(self.n_done(), 16)
 
     def test_rows_that_lack(self) -> None:
         """The setting that they are of is trained again, and only that one."""
@@ -294,8 +316,7 @@ class ResultsTest(SearchTest):
         ):
             self.assertNotEqual(text, self.whole)
             (self.directory / CSV).write_text(text)
-            for args in ((), ('--plot',), ('--dry_run',)):
-                self.assert_refused('is damaged', *GRID, *args)
+            self.assert_refused('is damaged', *GRID, '--plot')
         (self.directory / CSV).write_bytes(b'\xff' + self.whole.encode())
         self.assert_refused('is damaged', *GRID)
 
@@ -334,12 +355,12 @@ class ResultsTest(SearchTest):
         del saved['flags']['device'], saved['flags']['compile']
         self.json.write_text(json.dumps(saved))
         self.assertIn('16 of 16 settings', self.main(*GRID, '--device', 'cpu', '--dry_run')[1])
-        with mock.patch.object(grid_search, 'pick_device', lambda _: torch.device('cuda')):
+        with mock.patch.object(grid_search, 'pick_device', return_value=torch.device('cuda')):
             self.assert_searches(*GRID, '--plot')
             self.assert_refused('its device is cpu, here it is cuda', *GRID, '--dry_run')
 
     def test_the_plan_counts_the_steps_that_were_taken(self) -> None:
-        """Of two runs alike, each of 100 s, one diverged after a tenth of its steps: the third takes 1.1 times 200 s."""
+        """Of two runs alike, each of 100 s, one diverged after a tenth of its steps; a third takes 200 s / 1.1."""
         run = self.directory / 'b'
         flags = argparse.Namespace(**{'eval_freq': 10, 'device': 'cpu'})
         settings = [Setting('sgd', rate, 50, '10', 41) for rate in (0.1, 0.2, 0.3)]
@@ -347,9 +368,8 @@ class ResultsTest(SearchTest):
         losses = {'train_acc': 0.1, 'train_loss': 1.0, 'test_acc': 0.1}
         results.start_clock()
         for setting, steps in zip(settings, ([1, 11, 21, 31, 41], [1, 4.1]), strict=False):
-            rows = [
-                {**setting._asdict(), 'status': 'finished', 'step': step, **losses, 'test_loss': 1.0} for step in steps
-            ]
+            row = {**setting._asdict(), 'status': 'finished', **losses, 'test_loss': 1.0}
+            rows = [row | {'step': step} for step in steps]
             results.add(rows, setting.run, {'wall_seconds': 100.0, 'core_seconds': 100.0})
         with contextlib.redirect_stdout(io.StringIO()) as out:
             search_results.print_plan(settings, [[settings[2]]], results, 1)
@@ -363,6 +383,7 @@ class ResultsTest(SearchTest):
             results / '.mlp_numpy.csv.a.tmp',
             figures / '.other_best.png.c.tmp',
         ]
+        figures.mkdir()
         for path in left + of_others:
             path.touch()
         self.main(*GRID, '--dry_run')
@@ -440,13 +461,15 @@ class ScriptTest(SearchTest):
         """One run does not fit into memory, and all others are trained; the CSV is that of any other executor."""
         limit = 30 * 10**9
         grid = [*GRID, '--dnn_hidden_units', '10', '20,20', '100000,100000', '--optimizer', 'SGD']
-        with self.script(
-            *grid, '--processes', '2', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        ) as process:
+
+        def limited() -> None:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+        with self.script(*grid, '--processes', '2', preexec_fn=limited) as process:
             out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
         self.assertRegex(
-            err, r"\Anot trained: sgd 0.001 50 100000,100000 40; .* \(MemoryError: .*can't allocate memory.*\)\n\Z"
+            err, r"\Anot trained: sgd 0.001 50 100000,100000 40; .* \(MemoryError: .*can't allocate.*\)\n\Z"
         )
         self.assertEqual(out.count('best of 8'), 1)
         self.assertEqual((self.directory / CSV).read_bytes(), self.expected(*GRID, '--optimizer', 'SGD'))
@@ -486,9 +509,11 @@ class ScriptTest(SearchTest):
 
     @needs_proc
     def test_one_search_at_a_time_without_a_port_and_ended_by_ctrl_c(self) -> None:
-        with self.script(
-            *ENDLESS, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-        ) as process:
+
+        def heed() -> None:  # also where a shell's background job would ignore it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        with self.script(*ENDLESS, preexec_fn=heed) as process:
             until(lambda: workers(process.pid))
             until((self.directory / CSV.replace('.csv', '.json')).exists)
             self.assert_refused(f'process {process.pid} on {socket.gethostname()} is writing', *GRID)
@@ -529,13 +554,14 @@ class DaskTest(SearchTest):
 
     def start_scheduler(self) -> subprocess.Popen:
         with socket.socket() as free:
-            free.bind(('127.0.0.1', getattr(self, 'port', 0)))
-            self.port = free.getsockname()[1]
-        self.address = f'tcp://127.0.0.1:{self.port}'
-        return self.start('scheduler', '--host', '127.0.0.1', '--port', str(self.port))
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        self.address = f'tcp://127.0.0.1:{port}'
+        return self.start('scheduler', '--host', '127.0.0.1', '--port', str(port))
 
     def start_worker(self) -> subprocess.Popen:
-        return self.start('worker', self.address, '--nthreads', '1', '--local-directory', str(self.directory / 'dask'))
+        there = str(self.directory / 'dask')
+        return self.start('worker', self.address, '--nthreads', '1', '--no-nanny', '--local-directory', there)
 
     def once_a_run_is_done(self, action: Callable[[], None]) -> None:
         """Does something, in a thread, when the first result is on disk."""
@@ -565,9 +591,8 @@ class DaskTest(SearchTest):
         scheduler = self.start_scheduler()
         self.start_worker()
         self.once_a_run_is_done(lambda: self.stop(scheduler))
-        self.assert_refused(
-            f'{self.address} is gone: {grid_search.GOES_ON}', *SLOWER, '--scheduler', self.address, status=1
-        )
+        gone = f'{self.address} is gone: {grid_search.GOES_ON}'
+        self.assert_refused(gone, *SLOWER, '--scheduler', self.address, status=1)
         self.assertTrue(0 < len(self.settings()) < 8)
         self.start_scheduler()
         self.start_worker()
