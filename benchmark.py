@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import cifar10_utils
-import grid_search_mlp_pytorch as grid_search
+import grid_search_results as grid_search
 import train_convnet_pytorch
 import train_mlp_numpy
 from cifar10_utils import N_CLASSES, N_PIXELS
@@ -533,7 +533,7 @@ def full_grid(flags: argparse.Namespace) -> list[Ratio]:
     search = json.loads((ROOT / f'results/{grid_search.BASE_NAME}.json').read_text())
     if search['machine'] != machine():
         raise FlagError(f'the search in results/ ran on {search["machine"]}, this is {machine()}: search here first')
-    settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=lambda s: grid_search.arithmetic([s]))
+    settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=lambda s: grid_search.arithmetic(s))
     # What a setting takes of the search's time tells what it takes alone, but for the start and the number of cores.
     shares = np.array([search['times'][s.run]['core_seconds'] * s.max_steps / 3000 for s in settings])
     sample = np.linspace(0, len(settings) - 1, 14).astype(int)
