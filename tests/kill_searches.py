@@ -3,7 +3,8 @@
     python -m tests.kill_searches --kills 300
 
 Each kill hits a worker, the search itself, or both. In the end the CSV must be the same to the byte, no process of a
-search may be left, and no temporary file. A kill takes about ten seconds; the script needs /proc, and is not one of the tests.
+search may be left, and no temporary file. A kill takes about ten seconds; the script needs /proc, and is not one of the
+tests.
 """
 
 import argparse
