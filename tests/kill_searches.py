@@ -68,6 +68,7 @@ def main() -> int:
                     kill(search, kind)
                     counts[kind] += 1
                     counts['kills'] += 1
+                    print(dict(counts), flush=True)
                     if kind == 'worker':
                         continue
                     search.wait()
