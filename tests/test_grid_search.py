@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import files
 import grid_search_figures
 import grid_search_mlp_pytorch as grid_search
 import grid_search_results as search_results
@@ -380,19 +381,25 @@ class ResultsTest(SearchTest):
 
     def test_what_killed_searches_leave_is_cleared_away(self) -> None:
         results, figures = self.directory / 'results', self.directory / 'figures'
-        left = [results / f'.{NAME}.csv.a.tmp', results / f'.{NAME}.json.b.tmp', figures / f'.{NAME}_best.png.c.tmp']
-        of_others = [
-            results / f'.{NAME}_2.csv.a.tmp',
-            results / '.mlp_numpy.csv.a.tmp',
-            figures / '.other_best.png.c.tmp',
+        with subprocess.Popen([sys.executable, '-c', '']) as process:
+            process.wait()
+
+        def leftover(path: Path) -> Path:
+            """The temporary file of a process that is gone."""
+            temporary = files.temporary_path(path)
+            return temporary.with_name(temporary.name.replace(str(os.getpid()), str(process.pid)))
+
+        left = [
+            leftover(results / f'{NAME}.csv'),
+            leftover(results / f'{NAME}.json'),
+            leftover(figures / f'{NAME}_best.png'),
         ]
+        of_others = [leftover(results / 'mlp_numpy.csv'), leftover(figures / 'other_best.png')]
         figures.mkdir()
         for path in left + of_others:
             path.touch()
-        self.main(*GRID, '--dry_run')
-        self.assertTrue(all(path.exists() for path in left))
         self.assert_searches(*GRID)
-        self.assertEqual([path.exists() for path in left + of_others], [False] * 3 + [True] * 3)
+        self.assertEqual([path.exists() for path in left + of_others], [False] * 3 + [True] * 2)
         for path in of_others:
             path.unlink()
         names = {Path(path).name for path in files_under(self.directory) if '/.' in path}
