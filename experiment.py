@@ -178,7 +178,6 @@ class RunRecord:
         written.
         """
         self.started = time.perf_counter() - self.seconds
-        self.status = 'finished'
         self.bar = tqdm(total=self.flags['max_steps'], initial=start, unit='step', disable=True if self.quiet else None)
         try:
             yield self._steps(start)

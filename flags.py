@@ -56,7 +56,7 @@ class OneLineParser(argparse.ArgumentParser):
         Where all ranks have the same mistake, rank 0's end makes torchrun end the others before they say it again.
         """
         if message and not is_main_process():
-            time.sleep(1)
+            time.sleep(5)
         super().exit(status, message)
 
 

@@ -77,7 +77,9 @@ class Ranks(NamedTuple):
 
 
 ALONE = Ranks()
-PATIENCE = timedelta(seconds=50)  # with another rank that does not come to where all have to be
+PATIENCE = timedelta(
+    minutes=30
+)  # with rank 0, which may have to download the data; a rank that dies is noticed at once
 
 
 def join_ranks(device: torch.device) -> Ranks:
@@ -290,7 +292,7 @@ def train_model(
     announce(record, device, flags.precision, ranks)
     if flags.compile:
         model.compile()
-    parallel = data_parallel(model, ranks)
+    parallel = data_parallel(model, data['train'].examples(np.arange(1))[0], ranks)
     # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
     # the ranks' gradients are averaged, not summed.
     scale = torch.tensor(ranks.n_ranks / flags.batch_size, device=device)
@@ -312,16 +314,20 @@ def train_model(
     return record
 
 
-def data_parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+def data_parallel(model: nn.Module, image: torch.Tensor, ranks: Ranks) -> nn.Module:
     """The model, averaging its gradients over the ranks.
 
-    The flag keeps PyTorch from arranging the gradients anew after the first step: then a sum over three or more ranks
-    would be rounded otherwise in a run that was resumed, whose first step is a later one.
+    PyTorch arranges the gradients anew after the first backward pass, so that three or more ranks then sum them in
+    another order. A pass that changes nothing, on any `image` (1, 3, 32, 32), has that done before the first step: of a
+    run that is resumed, too, whose steps must not be rounded otherwise.
     """
     if ranks.n_ranks == 1:
         return model
-    warnings.filterwarnings('ignore', message='find_unused_parameters=True was specified')
-    return DistributedDataParallel(model, find_unused_parameters=True)
+    parallel = DistributedDataParallel(model)
+    model.eval()
+    parallel(image).sum().backward()
+    model.zero_grad()
+    return parallel
 
 
 def checkpoint_path(checkpoint: str | None, seed: int | None) -> str | None:

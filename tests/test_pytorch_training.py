@@ -158,8 +158,10 @@ class TorchTrainingTest(unittest.TestCase):
             ):
                 self.train('--precision', 'bfloat16', '--max_steps', '1')
             self.assertEqual('no bfloat16 instructions' in str(say.call_args_list), warned)
-        record = self.train('--learning_rate', '1e30')
-        self.assertEqual((record.status, record.rows[-1]['step']), ('diverged', 1))
+        checkpoint = ('--checkpoint', str(self.directory / 'run.pt'))
+        for _ in range(2):  # one that diverged does not go on
+            record = self.train('--learning_rate', '1e30', *checkpoint)
+            self.assertEqual((record.status, [row['step'] for row in record.rows]), ('diverged', [1]))
 
     def test_resumed_equals_uninterrupted(self) -> None:
         args = ('--optimizer', 'adam', '--batch_norm', 'manual', '--validation_size', '9800', '--batch_size', '60')
