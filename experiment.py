@@ -1,4 +1,4 @@
-"""What a run leaves, and what a script does around its training.
+"""What a run leaves: its record, under a name that says what it is, and the files that the record writes.
 
     record = RunRecord('mlp_numpy', 'MLP in NumPy', 'cifar10', flags, output_dir='.')
     with record.running() as steps:
