@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ class TypesTest(unittest.TestCase):
             for text in texts:
                 with self.assertRaises(argparse.ArgumentTypeError, msg=f'{kind.__name__} {text!r}'):
                     kind(text)
+
+
+class MainProcessTest(unittest.TestCase):
+    def test_rank_0_alone_prints_and_writes(self) -> None:
+        for environment, is_main in (({}, True), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, True),
+                                     ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '1'}, False)):  # fmt: skip
+            with mock.patch.dict(os.environ, environment, clear=True):
+                self.assertEqual(flags.is_main_process(), is_main)
 
 
 class YoungerFlagTest(unittest.TestCase):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -293,6 +294,24 @@ class EndsTest(unittest.TestCase):
         with stopping.stopping_signals():
             os.kill(os.getpid(), signal.SIGHUP)
         self.assertIs(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
+
+    def test_handlers_are_put_back_and_threads_have_none(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.getsignal(number) for number in numbers]
+        with stopping.stopping_signals():
+            inside = [signal.getsignal(number) for number in numbers]
+        self.assertEqual([signal.getsignal(number) for number in numbers], before)
+        self.assertTrue(all(handler not in before for handler in inside))
+        entered = []
+
+        def in_a_thread() -> None:
+            with stopping.stopping_signals():
+                entered.append(True)
+
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        thread.join()
+        self.assertEqual(entered, [True])
 
     def test_divergence_is_a_result(self) -> None:
         done = run_script('train_mlp_numpy.py', *SHORT, '--output_dir', self.directory, '--learning_rate', '1e300')
