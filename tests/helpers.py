@@ -32,6 +32,13 @@ def temporary_directory() -> Iterator[Path]:
         yield Path(path)
 
 
+def small_stand_in(n_train: int = 1000, n_test: int = 200) -> contextlib.AbstractContextManager:
+    """Inside, the stand-in is smaller, so that a run on it takes a moment."""
+    return mock.patch.object(
+        cifar10_utils, 'load', return_value=cifar10_utils.synthetic(n_train=n_train, n_test=n_test)
+    )  # fmt: skip
+
+
 def files_under(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob('*'))
 

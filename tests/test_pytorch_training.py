@@ -15,7 +15,6 @@ from unittest import mock
 import numpy as np
 import torch
 
-import cifar10_utils
 import compare_batch_norm
 import experiment
 import script
@@ -27,7 +26,7 @@ from cifar10_utils import get_cifar10
 from convnet_pytorch import ConvNet
 from flags import FlagError
 from mlp_pytorch import MLP as TorchMLP
-from tests.helpers import ROOT, only, read_rows, refused, temporary_directory, torchrun
+from tests.helpers import ROOT, only, read_rows, refused, small_stand_in, temporary_directory, torchrun
 
 
 class TorchNetworksTest(unittest.TestCase):
@@ -245,10 +244,9 @@ class TorchTrainingTest(unittest.TestCase):
     def test_convnet_script_end_to_end(self) -> None:
         """In this process, and on a tenth of the stand-in's test images: all of them take a CPU ten seconds."""
         args = ('--dataset', 'synthetic', '--max_steps', '1', '--batch_size', '8', '--output_dir', str(self.directory))
-        fewer = cifar10_utils.synthetic(n_train=1000, n_test=200)
         with (
             mock.patch.object(sys, 'argv', ['train_convnet_pytorch.py', *args]),
-            mock.patch.object(cifar10_utils, 'load', return_value=fewer),
+            small_stand_in(),
             contextlib.redirect_stdout(io.StringIO()) as stdout,
         ):
             status = script.main(train_convnet_pytorch.build_parser(), train_convnet_pytorch.train)
@@ -261,8 +259,10 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(summary['flags']['optimizer'], 'adam')
         self.assertTrue(only(self.directory, '.png').exists())
         network = load_network(only(self.directory / 'networks', '.pt'))
-        probabilities = network.probabilities(fewer.test_pixels)
-        self.assertEqual((probabilities.argmax(axis=1) == fewer.test_classes).mean(), float(rows[0]['test_acc']))
+        with small_stand_in():
+            test = get_cifar10(dataset='synthetic')['test']
+        probabilities = network.probabilities(test.pixels)
+        self.assertEqual((probabilities.argmax(axis=1) == test.classes).mean(), float(rows[0]['test_acc']))
 
     def test_two_ranks_give_what_one_process_does(self) -> None:
         args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
@@ -502,8 +502,11 @@ class TrainerArgumentsTest(unittest.TestCase):
 class TrainLoopTest(unittest.TestCase):
     """The pieces of the loop, each on its own, and the loop itself written out."""
 
-    SHORT = ('--dataset', 'synthetic', '--validation_size', '9700', '--max_steps', '4', '--eval_freq', '3',
+    SHORT = ('--dataset', 'synthetic', '--validation_size', '700', '--max_steps', '4', '--eval_freq', '3',
              '--batch_size', '190', '--dnn_hidden_units', '6')  # fmt: skip
+
+    def setUp(self) -> None:
+        self.enterContext(small_stand_in())
 
     def train(self, *args: str, **kwargs: object) -> experiment.RunRecord:
         flags = train_mlp_pytorch.build_parser().parse_args([*self.SHORT, *args])
@@ -515,7 +518,7 @@ class TrainLoopTest(unittest.TestCase):
         torch.manual_seed(7)
         model = TorchMLP(3072, [6], 10, batch_norm='torch')
         rng = np.random.RandomState(7)
-        data = get_cifar10(dataset='synthetic', validation_size=9700, one_hot=False, rng=rng)
+        data = get_cifar10(dataset='synthetic', validation_size=700, one_hot=False, rng=rng)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         expected = []
 
@@ -545,7 +548,7 @@ class TrainLoopTest(unittest.TestCase):
     def test_evaluation_of_a_last_batch_that_is_smaller(self) -> None:
         data = training_pytorch.DeviceData(get_cifar10(dataset='synthetic')['test'], torch.device('cpu'))
         model, results = TorchMLP(3072, [], 10), []
-        for batch_size in (2000, 1900, 150):
+        for batch_size in (200, 190, 30):
             with mock.patch.object(training_pytorch, 'EVALUATION_BATCH', batch_size):
                 results.append(training_pytorch.evaluate(model, data, 'float32'))
         np.testing.assert_allclose(results[1:], results[:1] * 2, rtol=1e-5)
