@@ -142,6 +142,15 @@ class LinearModuleTest(ModuleTestCase):
         self.assertIs(module.grads['weight'], before['weight'])
         self.assertIs(module.grads['bias'], before['bias'])
 
+    def test_gradients_do_not_add_up(self) -> None:
+        module = LinearModule(3, 2, self.rng)
+        x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
+        for _ in range(2):
+            module.forward(x)
+            module.backward(dout)
+        self.assert_close(module.grads['weight'], dout.T @ x, 1e-12)
+        self.assert_close(module.grads['bias'], dout.sum(axis=0), 1e-12)
+
     def test_outputs_and_gradients_are_not_overwritten_by_later_calls(self) -> None:
         module = LinearModule(3, 2, self.rng)
         x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
@@ -354,6 +363,17 @@ class MLPTest(ModuleTestCase):
         rng = np.random.RandomState(1)
         for module, shape in zip(mlp.modules[::2], ((5, 6), (3, 5)), strict=True):
             np.testing.assert_array_equal(module.params['weight'], rng.normal(0, 1e-4, shape))
+
+    def test_state(self) -> None:
+        mlp, other = self.make([5]), self.make([5])
+        other.load_state_dict(mlp.state_dict())
+        for (param, _), (copied, _) in zip(mlp.params_and_grads(), other.params_and_grads(), strict=True):
+            np.testing.assert_array_equal(param, copied)
+            self.assertIsNot(param, copied)
+        for name, wrong in (('0.bias', np.ones(1)), ('0.bias', None), ('1.bias', np.ones(5))):  # NumPy would fit the 1
+            state = {name: array for name, array in {**mlp.state_dict(), name: wrong}.items() if array is not None}
+            with self.assertRaisesRegex(ValueError, 'in the shapes of this network'):
+                other.load_state_dict(state)
 
     def test_clear_cache(self) -> None:
         mlp = self.make([5])

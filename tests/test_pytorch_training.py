@@ -39,6 +39,9 @@ class TorchNetworksTest(unittest.TestCase):
         self.assertEqual(kinds([5], 3, 0.1, 'torch'), ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
         self.assertEqual(kinds([5], 3, 0.0, 'manual')[1], 'CustomBatchNormManualModule')
         self.assertEqual(kinds([5], 3, 0.0, 'autograd')[1], 'CustomBatchNormAutograd')
+        deep = ['Linear', 'BatchNorm1d', 'LeakyReLU'] * 2 + ['Linear']
+        self.assertEqual(kinds([5, 4], 3, 0.1, 'torch'), deep)
+        self.assertEqual(TorchMLP(6, [5], 3, 0.1).layers[1].negative_slope, 0.1)
         self.assertEqual(TorchMLP(3072, [5], 3)(torch.ones(2, 3, 32, 32)).shape, (2, 3))
 
     def test_batch_norms_train_alike(self) -> None:
