@@ -1,4 +1,4 @@
-"""CIFAR-10: found or downloaded, checked, read, and served in batches; and a synthetic stand-in for it.
+"""CIFAR-10 served in batches, read from its files or replaced by a synthetic stand-in.
 
     data = get_cifar10('cifar10', validation_size=5000)
     images, labels = data['train'].next_batch(200)  # (200, 3, 32, 32) and (200, 10)
@@ -7,45 +7,41 @@ The pixels stay in memory as the bytes that they are on disk (176 MiB instead of
 training order is an index array, and only the rows of one batch are ever converted to floating point.
 """
 
-import contextlib
 import functools
 import os
-import pickle
-import queue
-import socket
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
-N_CLASSES = len(CLASSES)
-IMAGE_SHAPE = (3, 32, 32)
-N_PIXELS = 3 * 32 * 32
+from cifar10_download import DownloadError, check_network, find_batches, obtain
+from cifar10_files import (
+    BATCHES_FOLDER,
+    CLASSES,
+    EXAMPLES_PER_FILE,
+    IMAGE_SHAPE,
+    N_CLASSES,
+    N_PIXELS,
+    TEST_FILES,
+    TRAIN_FILES,
+    DataError,
+    read_batch_files,
+)
 
-BATCHES_FOLDER = 'cifar-10-batches-py'
-TRAIN_FILES = tuple(f'data_batch_{i}' for i in range(1, 6))
-TEST_FILES = ('test_batch',)
-EXAMPLES_PER_FILE = 10_000
+# What other files take from here, some of it made in the files that this one is built on.
+__all__ = [
+    'BATCHES_FOLDER', 'CLASSES', 'DEFAULT_DATA_DIR', 'IMAGE_SHAPE', 'N_CLASSES', 'N_PIXELS', 'TEST_FILES',
+    'TRAIN_FILES', 'DataError', 'DataSet', 'DownloadError', 'RawData', 'check_network', 'find_batches', 'get_cifar10',
+    'load', 'synthetic',
+]  # fmt: skip
 
-DOWNLOAD_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
-NETWORK_TIMEOUT = 10.0  # seconds
-
-
-class DataError(ValueError):
-    """The data cannot be had or cannot be right; the message is one line that says what to do."""
-
-
-class DownloadError(DataError):
-    """CIFAR-10 could not be downloaded."""
+DEFAULT_DATA_DIR = './cifar10'  # spelled just so: a directory that somebody names, `flags.py` spells without the ./
 
 
 class RawData(NamedTuple):
-    """All examples as bytes: pixels (N, 3072), channels first, and classes (N,), both uint8."""
+    """All examples as bytes: pixels (N, 3072), channels first, and classes (N,), both uint8; read-only from `load`."""
 
     name: str  # 'cifar10' or 'synthetic'
     train_pixels: np.ndarray
@@ -63,7 +59,8 @@ class DataSet:
         classes: (N,) uint8, 0 to 9.
         mean_image: (3072,) float32, subtracted from every image; pixels keep their scale of 0 to 255.
         one_hot: labels are rows (N, 10) of zeros and a one, rather than class numbers (N,).
-        rng: shuffles at each epoch's end; NumPy's global generator if None.
+        rng: shuffles at each epoch's end; NumPy's global generator if None. What is pickled or deep-copied takes a
+            copy of it along, so that the same batches follow.
         dtype: the floating point type of batches.
     """
 
@@ -82,7 +79,8 @@ class DataSet:
         self.classes = classes
         self.mean_image = mean_image
         self.one_hot = one_hot
-        self.rng = np.random if rng is None else rng
+        # The generator itself, since the module that offers its functions cannot be pickled.
+        self.rng = np.random.shuffle.__self__ if rng is None else rng
         self.dtype = dtype
         self.epochs_completed = 0
         self.order = np.arange(len(pixels))
@@ -159,22 +157,24 @@ class DataSet:
 
 
 def get_cifar10(
-    data_dir: str | Path = './cifar10',
+    data_dir: str | Path = DEFAULT_DATA_DIR,
     one_hot: bool = True,
     validation_size: int = 0,
     dataset: str = 'cifar10',
     rng: np.random.RandomState | None = None,
     dtype: type = np.float32,
+    checksums: bool = True,
 ) -> dict[str, DataSet]:
     """The data sets `train`, `validation` and `test`, centred on the mean image of the training set.
 
-    The validation set is the first `validation_size` training examples. For `dataset` and `data_dir` see
-    `load`; for the other arguments see `DataSet`.
+    The validation set is the first `validation_size` training examples. For `dataset`, `data_dir` and
+    `checksums` see `load`; for the other arguments see `DataSet`. Pixels and classes are shared by all that ask for
+    the same data, and cannot be written to; `images` and `labels` are made at each call.
 
     Raises:
         DataError: the data cannot be had, or validation_size is not between 0 and their number.
     """
-    raw = load(dataset, data_dir)
+    raw = load(dataset, data_dir, checksums)
     if not 0 <= validation_size <= len(raw.train_pixels):
         raise DataError(
             f'validation_size must be between 0 and {len(raw.train_pixels)} '
@@ -191,193 +191,67 @@ def get_cifar10(
     return {part: DataSet(raw.name, *arrays, mean_image, one_hot, rng, dtype) for part, arrays in parts.items()}
 
 
-@functools.lru_cache(maxsize=1)  # a search reads the files once for all its runs
-def load(dataset: str, data_dir: str | Path) -> RawData:
-    """The examples of `dataset`: 'cifar10', 'synthetic', or 'auto'.
+def load(dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool = True) -> RawData:
+    """The examples of `dataset`: 'cifar10', 'synthetic', or 'auto'; of the same files again without reading them anew.
 
-    'cifar10' is read from `data_dir` (a directory that holds `cifar-10-batches-py`, or that directory itself) and
-    downloaded into it once if it is not there. 'auto' is the same, but where there is neither data nor network
-    it says so on stderr and gives the stand-in.
+    'cifar10' is read from `data_dir`: a directory that holds `cifar-10-batches-py` or the archive, or that directory
+    itself, or one that holds such a directory. It is downloaded into `data_dir` if it is not there. 'auto' is the
+    same, but where that fails, and `data_dir` is the default, it says so on stderr and gives the stand-in.
+
+    With `checksums` each file's MD5 sum must be the published one. `load.cache_clear()` forgets what was read.
 
     Raises:
         DataError: a file is missing or damaged, or the download failed.
     """
     if dataset == 'synthetic':
-        return synthetic()
-    data_dir = Path(data_dir)
+        return _stand_in()
     try:
-        folder = find_batches(data_dir)
-    except OSError as error:
-        raise DataError(f'cannot look into --data_dir {data_dir}: {error.strerror}') from error
-    if folder is None:
-        try:
-            folder = download(data_dir)
-        except DownloadError as error:
-            if dataset != 'auto':
-                raise
-            print(
-                f'WARNING: {error}\nWARNING: training on the SYNTHETIC STAND-IN instead; '
-                'its results say nothing about CIFAR-10.',
-                file=sys.stderr,
-            )
-            return synthetic()
-    return RawData('cifar10', *_read_files(folder, TRAIN_FILES), *_read_files(folder, TEST_FILES))
+        folder = obtain(Path(data_dir), check_network)
+    except DownloadError as error:
+        if dataset != 'auto' or data_dir != DEFAULT_DATA_DIR:
+            raise
+        print(
+            f'WARNING: {error}\nWARNING: training on the SYNTHETIC STAND-IN instead; '
+            'its results say nothing about CIFAR-10.',
+            file=sys.stderr,
+        )
+        return _stand_in()
+    paths = [folder.resolve() / file for file in TRAIN_FILES + TEST_FILES]
+    return _read(tuple((path, _version(path)) for path in paths), checksums)
 
 
-def find_batches(data_dir: Path) -> Path | None:
-    """The directory with the batch files: inside `data_dir`, or itself; None where there is no batch file."""
-    for folder in (data_dir / BATCHES_FOLDER, data_dir):
-        if any((folder / file).exists() for file in TRAIN_FILES + TEST_FILES):
-            return folder
-    return None
-
-
-# Downloading
-
-
-def download(data_dir: Path) -> Path:
-    """Downloads CIFAR-10 into `data_dir` through torchvision, whole or not at all, and returns its directory.
-
-    Raises:
-        DownloadError: with the directory looked in, why the download failed and what to do.
-    """
-    made_here = not data_dir.exists()
+def _version(path: Path) -> tuple | None:
+    """What of a file changes whenever its contents do, or None where there is no file."""
     try:
-        # Asked first, since importing torchvision alone can take longer than finding out that the network is dead.
-        check_network(DOWNLOAD_URL, NETWORK_TIMEOUT)
-        from torchvision.datasets import CIFAR10
-
-        data_dir.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision knows no other way to notice a connection that stalls
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix='.download-') as unfinished:
-            CIFAR10(unfinished, download=True)
-            if find_batches(data_dir) is None:  # else another process was faster
-                os.replace(Path(unfinished) / BATCHES_FOLDER, data_dir / BATCHES_FOLDER)
-    except (OSError, RuntimeError, ImportError) as error:
-        if made_here:
-            with contextlib.suppress(OSError):
-                data_dir.rmdir()
-        raise DownloadError(
-            f'no CIFAR-10 in {data_dir}, and the download failed ({_one_line(error)}): name a directory that '
-            f'holds {BATCHES_FOLDER} with --data_dir, or use --dataset synthetic'
-        ) from error
-    finally:
-        socket.setdefaulttimeout(None)
-    return data_dir / BATCHES_FOLDER
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def check_network(url: str, timeout: float) -> None:
-    """Raises an OSError unless `url` answers within `timeout` seconds."""
-    import urllib.request
-
-    # In a thread, since looking up a name knows no time limit.
-    answers: queue.Queue[Exception | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=timeout).close()
-            answers.put(None)
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        error = answers.get(timeout=timeout)
-    except queue.Empty:
-        error = TimeoutError(f'no answer within {timeout:g} s')
-    if error is not None:
-        raise OSError(f'{url}: {_one_line(error)}')
+@functools.lru_cache(maxsize=1)  # a search reads the files once for all its runs
+def _read(files: tuple[tuple[Path, object], ...], checksums: bool) -> RawData:
+    """The examples in these batch files, each given with its `_version`, the test set's last."""
+    pixels, classes = read_batch_files([path for path, _ in files], checksums)
+    n_train = len(TRAIN_FILES) * EXAMPLES_PER_FILE
+    return _read_only(RawData('cifar10', pixels[:n_train], classes[:n_train], pixels[n_train:], classes[n_train:]))
 
 
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
+load.cache_clear = _read.cache_clear
 
 
-# Reading
+@functools.lru_cache(maxsize=1)
+def _stand_in() -> RawData:
+    return _read_only(synthetic())
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Reads a batch file and nothing else.
-
-    A pickle may name any callable, and reading it calls it. The only ones that a batch file needs are those that
-    rebuild a NumPy array; both are replaced by classes here that merely hold what the file says.
-    """
-
-    def find_class(self, module: str, name: str) -> type:
-        match module.replace('numpy._core', 'numpy.core'), name:
-            case 'numpy.core.multiarray', '_reconstruct':
-                return _PickledArray
-            case 'numpy', 'ndarray':
-                return _PickledArray
-            case 'numpy', 'dtype':
-                return _PickledDtype
-        raise DataError(f'it asks for {module}.{name}, which no CIFAR-10 file needs and which may be hostile')
-
-    def persistent_load(self, _: object) -> None:
-        raise DataError('it refers to an object outside itself, which no CIFAR-10 file does')
-
-
-class _PickledDtype:
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = _text(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        pass  # byte order and alignment, which mean nothing to bytes
-
-
-class _PickledArray:
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: tuple) -> None:
-        _, self.shape, self.dtype, self.is_fortran, self.raw = state
-
-    def pixels(self) -> np.ndarray:
-        """The array, (10000, 3072) uint8, over the file's own bytes."""
-        expected = (EXAMPLES_PER_FILE, N_PIXELS)
-        if self.shape != expected or self.dtype.code != 'u1' or self.is_fortran:
-            raise DataError(f'its data must be u1 of {expected} in rows, got {self.dtype.code} of {self.shape}')
-        return np.frombuffer(self.raw, np.uint8).reshape(expected)
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name  # bytes where Python 2 wrote the pickle
-
-
-def _read_files(folder: Path, files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels (N, 3072) and classes (N,) of these batch files, one after the other."""
-    pixels = np.empty((len(files) * EXAMPLES_PER_FILE, N_PIXELS), np.uint8)
-    classes = np.empty(len(pixels), np.uint8)
-    for i, file in enumerate(files):
-        rows = slice(i * EXAMPLES_PER_FILE, (i + 1) * EXAMPLES_PER_FILE)
-        try:
-            pixels[rows], classes[rows] = read_batch_file(folder / file)
-        except OSError as error:
-            raise DataError(f'cannot read {folder / file}: {error.strerror}; get CIFAR-10 anew') from error
-        # Whatever a damaged pickle makes the unpickler or the checks raise: it is the file that is at fault.
-        except Exception as error:
-            raise DataError(f'{folder / file} is no CIFAR-10 file: {_one_line(error)}; get CIFAR-10 anew') from error
-    return pixels, classes
-
-
-def read_batch_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels (10000, 3072) and classes (10000,) of one file of the official distribution, both uint8.
-
-    Raises:
-        OSError: it cannot be opened.
-        Exception: of almost any kind, where it is not such a file.
-    """
-    with open(path, 'rb') as file:
-        contents = _BatchUnpickler(file, encoding='bytes').load()
-    contents = {_text(key): value for key, value in dict(contents).items()}
-    data, labels = contents.get('data'), contents.get('labels')
-    if not isinstance(data, _PickledArray) or not isinstance(labels, list):
-        raise DataError('it must hold an array under data and a list under labels')
-    if len(labels) != EXAMPLES_PER_FILE or not all(type(label) is int for label in labels):
-        raise DataError(f'it must have {EXAMPLES_PER_FILE} labels, all of them whole numbers')
-    if min(labels) < 0 or max(labels) >= N_CLASSES:
-        raise DataError(f'its labels must be 0 to {N_CLASSES - 1}, got {min(labels)} to {max(labels)}')
-    return data.pixels(), np.array(labels, np.uint8)
+def _read_only(raw: RawData) -> RawData:
+    """The same arrays, to which nobody who is given them can write, nor to any others that share their memory."""
+    for array in raw[1:]:
+        while array is not None:
+            array.flags.writeable = False
+            array = array.base
+    return raw
 
 
 # The stand-in

@@ -42,11 +42,8 @@ Row = dict[str, float]
 
 
 def is_finite(row: Row) -> bool:
-    """Whether a row is one of a network that still works; one that does not may guess a class right by chance.
-
-    A row of a search has words beside its numbers.
-    """
-    return all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
+    """Whether a row is one of a network that still works; one that does not may guess a class right by chance."""
+    return all(math.isfinite(value) for key, value in row.items() if key.endswith(('_acc', '_loss')))
 
 
 def score(row: Row) -> float:

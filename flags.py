@@ -15,9 +15,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
-from cifar10_utils import DataError
+from cifar10_utils import DEFAULT_DATA_DIR, DataError
 
 MAX_WIDTH = 100_000  # of a hidden layer: 2.5 GB of weights on CIFAR-10
 MAX_NAME = 150  # characters of a run's name, so that its files' temporary names are not too long either
@@ -161,11 +162,35 @@ def add_data_flags(parser: OneLineParser) -> None:
     """Adds what says which examples are trained and validated on."""
     add = parser.add_argument
     add('--dataset', choices=['auto', 'cifar10', 'synthetic'], default='auto',
-        help='cifar10: on disk, else downloaded; auto: the same, or the stand-in where neither works')  # fmt: skip
-    add('--data_dir', default=os.environ.get('CIFAR10_DIR', './cifar10'),
-        help='holds cifar-10-batches-py, or is it; CIFAR10_DIR in the environment sets the default')  # fmt: skip
+        help='cifar10: on disk, else downloaded; auto: also the stand-in, unless --data_dir is set')  # fmt: skip
+    add_data_dir_flag(parser)
     add('--validation_size', type=non_negative_int, default=0,
         help='leading training examples to validate on rather than train on')  # fmt: skip
+
+
+def add_data_dir_flag(parser: OneLineParser) -> None:
+    """Adds `--data_dir`; where neither it nor CIFAR10_DIR in the environment is set, it is DEFAULT_DATA_DIR."""
+    default = _named(os.environ['CIFAR10_DIR']) if os.environ.get('CIFAR10_DIR') else DEFAULT_DATA_DIR
+    parser.add_argument(
+        '--data_dir', action=_DirectoryAction, default=default,
+        help='holds cifar-10-batches-py or its archive, or is it; CIFAR10_DIR in the environment sets the default',
+    )  # fmt: skip
+
+
+class _DirectoryAction(argparse.Action):
+    """Takes a directory that somebody names; unlike a type, it leaves the default, which nobody named, as it is."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, text: str, option: str | None = None
+    ) -> None:
+        if not text:
+            raise argparse.ArgumentError(self, "must be a directory, got ''")
+        setattr(namespace, self.dest, _named(text))
+
+
+def _named(directory: str) -> str:
+    """A directory that somebody names: ~ is their home, and a ./ in front, as the default has one, is left out."""
+    return str(Path(os.path.expanduser(directory)))
 
 
 def add_mlp_flags(parser: OneLineParser) -> None:

@@ -203,7 +203,7 @@ class Results:
         if not self.csv_path.exists():
             return
         try:
-            summary = json.loads(self.json_path.read_text())
+            summary = json.loads(self.json_path.read_text(encoding='utf-8'))
             saved, self.times, self.wall_seconds = summary['flags'], summary['times'], summary['wall_seconds']
             rows = read_rows(self.csv_path)
             whole = {setting_of(row) for row in rows if row['step'] == row['max_steps'] or is_divergence(row)}
@@ -254,7 +254,7 @@ def read_rows(path: Path) -> Rows:
     """
     kinds = {'optimizer': str, 'dnn_hidden_units': str, 'status': str}
     kinds |= dict.fromkeys(('batch_size', 'max_steps', 'step'), int)
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+    lines = [line for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
     return [{key: kinds.get(key, float)(value) for key, value in row.items()} for row in csv.DictReader(lines)]
 
 

@@ -22,7 +22,8 @@ def machine() -> str:
     """
     name, details = platform.processor() or platform.machine(), []
     with contextlib.suppress(OSError):  # Linux alone has the file, and alone says too little above
-        pairs = (line.split(':', 1) for line in Path('/proc/cpuinfo').read_text().splitlines() if ':' in line)
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+        pairs = (line.split(':', 1) for line in lines if ':' in line)
         first: dict[str, str] = {}
         for key, value in pairs:
             first.setdefault(key.strip(), value.strip())

@@ -158,7 +158,9 @@ class DeviceData:
     def __init__(self, data: DataSet, device: torch.device) -> None:
         self.data = data
         self.device = device
-        self.pixels = torch.from_numpy(data.pixels).to(device)
+        with warnings.catch_warnings():  # PyTorch warns of arrays that are read-only; nothing here writes to these
+            warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
+            self.pixels = torch.from_numpy(data.pixels).to(device)
         self.labels = torch.from_numpy(data.classes.astype(np.int64)).to(device)
         self.mean_image = torch.from_numpy(data.mean_image).to(device)
 

@@ -8,7 +8,6 @@ from the project's root, on a machine that does nothing else; a run of everythin
 """
 
 import itertools
-import os
 import sys
 from collections.abc import Callable
 
@@ -23,7 +22,7 @@ from benchmark.ratios import Ratio, describe_environment, write_ratios
 from benchmark.scale import scale
 from benchmark.training import convnet, trainer
 from experiment import check_output_dir, output_paths
-from flags import OneLineParser, one_line_errors, positive_int
+from flags import OneLineParser, add_data_dir_flag, one_line_errors, positive_int
 
 # Each takes data_dir and repeats, whether or not it needs both.
 BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {
@@ -38,7 +37,7 @@ def build_parser() -> OneLineParser:
     )
     parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(BENCHMARKS)}; all without one')
     parser.add_argument('--repeats', type=positive_int, default=15, help='turns of each pair (fewer of long ones)')
-    parser.add_argument('--data_dir', default=os.environ.get('CIFAR10_DIR', './cifar10'), help='where CIFAR-10 is')
+    add_data_dir_flag(parser)
     parser.add_argument('--output_dir', default='.', help='where results/ and figures/ go, after a run of everything')
     return parser
 

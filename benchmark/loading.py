@@ -1,6 +1,9 @@
 """From CIFAR-10's files to the first batch: our reader against torchvision's data set in PyTorch's DataLoader."""
 
+import contextlib
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -10,20 +13,27 @@ from cifar10_utils import BATCHES_FOLDER, DataError, DownloadError
 
 
 def load(data_dir: str, repeats: int) -> list[Ratio]:
-    """Our reader against torchvision's data set and PyTorch's DataLoader."""
+    """Our reader against torchvision's data set and PyTorch's DataLoader, with the files' checksums and without."""
+    from torchvision.datasets import CIFAR10
+
     root = batches_root(data_dir)
 
-    def ours() -> None:
+    def ours(checksums: bool) -> None:
         cifar10_utils.load.cache_clear()
-        cifar10_utils.get_cifar10(data_dir)['train'].next_batch(200)
+        cifar10_utils.get_cifar10(data_dir, checksums=checksums)['train'].next_batch(200)
 
-    def theirs() -> None:
-        loader = torchvision_loader(root, 200)
-        torchvision_loader(root, 200, train=False)
+    def theirs(checksums: bool) -> None:
+        unchecked = mock.patch.object(CIFAR10, '_check_integrity', return_value=True)
+        with contextlib.nullcontext() if checksums else unchecked:
+            loader = torchvision_loader(root, 200)
+            torchvision_loader(root, 200, train=False)
         next(iter(loader))
 
-    return compare('load', 'files to first batch', take_turns({'ours': ours, 'torchvision': theirs}, repeats),
-                   'ours', {'torchvision': 0.5})  # fmt: skip
+    ratios = []
+    for case, checksums in (('with checksums', True), ('without checksums', False)):
+        actions = {'ours': partial(ours, checksums), 'torchvision': partial(theirs, checksums)}
+        ratios += compare('load', f'first batch, {case}', take_turns(actions, repeats), 'ours', {'torchvision': 0.5})
+    return ratios
 
 
 def batches_root(data_dir: str) -> Path:

@@ -25,7 +25,7 @@ def main(root: Path = ROOT, args: list[str] | None = None) -> int:
         return 1 if found else 0
     try:
         for path in (root / document for document in DOCUMENTS):
-            text, names = fill(root, path.read_text())
+            text, names = fill(root, path.read_text(encoding='utf-8'))
             if names:
                 with atomic_file(path) as file:
                     file.write(text.encode())

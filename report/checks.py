@@ -45,7 +45,7 @@ def failures(root: Path) -> dict[str, str]:
 @check
 def tables(root: Path) -> Iterator[str]:
     """Every table says what `results/` says, and stands in a document."""
-    texts = {document: (root / document).read_text() for document in DOCUMENTS}
+    texts = {document: (root / document).read_text(encoding='utf-8') for document in DOCUMENTS}
     for document, text in texts.items():
         try:
             _, names = fill(root, text)
@@ -63,7 +63,7 @@ def tables(root: Path) -> Iterator[str]:
 def links(root: Path) -> Iterator[str]:
     """Every figure and file that a document links to is there."""
     for document in DOCUMENTS:
-        for target in re.findall(r'\]\(([^)#]+)', (root / document).read_text()):
+        for target in re.findall(r'\]\(([^)#]+)', (root / document).read_text(encoding='utf-8')):
             if '://' not in target and not (root / target).exists():
                 yield f'{document}: there is no {target}'
 
@@ -88,7 +88,7 @@ def equations(root: Path) -> Iterator[str]:
 @check
 def errata(root: Path) -> Iterator[str]:
     """Every check that a line of the errata names is there, by that very name."""
-    names = re.findall(r'Check: `(\w+)`', (root / 'REPORT.md').read_text())
+    names = re.findall(r'Check: `(\w+)`', (root / 'REPORT.md').read_text(encoding='utf-8'))
     if not names:
         yield 'no line of the errata names a check'
     known = {*CHECKS, *(name for name, _ in test_methods(root))}

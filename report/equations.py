@@ -15,14 +15,14 @@ MENTION = re.compile(r'(\(?)\bEq(?:\. (\d+)|s\. (\d+(?:(?:,| and|, and| to) \d+)
 
 def numbered(root: Path) -> list[int]:
     """The numbers of the equations of REPORT.md, in their order there."""
-    return [int(number) for number in TAG.findall((root / 'REPORT.md').read_text())]
+    return [int(number) for number in TAG.findall((root / 'REPORT.md').read_text(encoding='utf-8'))]
 
 
 def computed(root: Path) -> dict[int, list[str]]:
     """For each equation that the code cites behind a formula, links to the definitions that do."""
     found: dict[int, list[str]] = {}
     for path in code_files(root):
-        text = path.read_text()
+        text = path.read_text(encoding='utf-8')
         tree = ast.parse(text)
         for match in MENTION.finditer(text):
             if match[1]:
@@ -39,7 +39,7 @@ def mentioned(root: Path) -> set[int]:
     return {
         number
         for path in code_files(root)
-        for match in MENTION.finditer(path.read_text())
+        for match in MENTION.finditer(path.read_text(encoding='utf-8'))
         for number in numbers_in(match)
     }
 
@@ -58,7 +58,7 @@ def test_methods(root: Path) -> list[tuple[str, str]]:
     return [
         (method.name, path.relative_to(root).as_posix())
         for path in (root / 'unittests.py', *sorted(root.glob('tests/test_*.py')))
-        for case in ast.parse(path.read_text()).body
+        for case in ast.parse(path.read_text(encoding='utf-8')).body
         if isinstance(case, ast.ClassDef)
         for method in case.body
         if isinstance(method, ast.FunctionDef) and method.name.startswith('test_')

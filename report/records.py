@@ -27,7 +27,7 @@ STUDENT_FULL_GRID, STUDENT_ADDITIONAL, STUDENT_ADDITIONAL_LAST = 0.5192, 0.5311,
 
 def summary(root: Path, name: str) -> dict:
     """The JSON of the run `name`."""
-    return json.loads((root / f'results/{name}.json').read_text())
+    return json.loads((root / f'results/{name}.json').read_text(encoding='utf-8'))
 
 
 def searched(root: Path, name: str) -> dict[Setting, list[dict]]:

@@ -18,7 +18,7 @@ import cifar10_utils
 import script
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA_DIRS = (os.environ.get('CIFAR10_DIR', 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
+DATA_DIRS = (os.path.expanduser(os.environ.get('CIFAR10_DIR') or 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
 REAL_DATA = next((Path(path) for path in DATA_DIRS if cifar10_utils.find_batches(Path(path))), None)
 needs_real_data = unittest.skipUnless(REAL_DATA, 'no CIFAR-10 at hand: set CIFAR10_DIR to where it is')
 
@@ -92,5 +92,5 @@ def only(directory: Path, suffix: str) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    with open(path) as file:
+    with open(path, encoding='utf-8', newline='') as file:
         return list(csv.DictReader(file))
