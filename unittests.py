@@ -435,8 +435,9 @@ class CustomBatchNormTest(unittest.TestCase):
 
     def test_modules_do_as_pytorchs_does(self) -> None:
         for module_class in self.module_classes:
-            for eps in (1e-5, 0.1):
-                custom, native = module_class(6, eps=eps).double(), torch.nn.BatchNorm1d(6, eps=eps).double()
+            for eps, momentum in ((1e-5, 0.1), (0.1, 0.1), (1e-5, 0.0), (1e-5, 1.0), (1e-5, 0.3)):
+                custom = module_class(6, eps=eps, momentum=momentum).double()
+                native = torch.nn.BatchNorm1d(6, eps=eps, momentum=momentum).double()
                 with torch.no_grad():
                     for ours, theirs in ((custom.gamma, native.weight), (custom.beta, native.bias)):
                         theirs.copy_(ours.copy_(torch.randn(6)))
@@ -456,6 +457,21 @@ class CustomBatchNormTest(unittest.TestCase):
                         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
                     torch.testing.assert_close(custom.running_mean, native.running_mean, rtol=1e-12, atol=1e-12)
                     torch.testing.assert_close(custom.running_var, native.running_var, rtol=1e-12, atol=1e-12)
+
+    def test_defaults_and_the_state_at_the_start_are_pytorchs(self) -> None:
+        for module_class in self.module_classes:
+            custom, native = module_class(3), torch.nn.BatchNorm1d(3)
+            self.assertEqual((custom.eps, custom.momentum), (native.eps, native.momentum))
+            for ours, theirs in ((custom.gamma, native.weight), (custom.beta, native.bias),
+                                 (custom.running_mean, native.running_mean), (custom.running_var, native.running_var)):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        x = torch.randn(4, 3)
+        by_default = self.function.apply(x, torch.ones(3), torch.zeros(3))
+        torch.testing.assert_close(by_default, torch.nn.BatchNorm1d(3)(x).detach())
+
+    def test_sums_over_batches_of_several_blocks(self) -> None:
+        a, b = torch.randn(5, 2**17), torch.randn(5, 2**17)  # blocks of two rows, and one of one
+        torch.testing.assert_close(custom_batchnorm.batch_sum(a, b), (a * b).sum(dim=0))
 
     def test_wrong_inputs(self) -> None:
         for module_class in self.module_classes:
