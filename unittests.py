@@ -462,8 +462,12 @@ class CustomBatchNormTest(unittest.TestCase):
         for module_class in self.module_classes:
             custom, native = module_class(3), torch.nn.BatchNorm1d(3)
             self.assertEqual((custom.eps, custom.momentum), (native.eps, native.momentum))
-            for ours, theirs in ((custom.gamma, native.weight), (custom.beta, native.bias),
-                                 (custom.running_mean, native.running_mean), (custom.running_var, native.running_var)):
+            for ours, theirs in (
+                (custom.gamma, native.weight),
+                (custom.beta, native.bias),
+                (custom.running_mean, native.running_mean),
+                (custom.running_var, native.running_var),
+            ):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
         x = torch.randn(4, 3)
         by_default = self.function.apply(x, torch.ones(3), torch.zeros(3))

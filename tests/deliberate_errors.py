@@ -64,14 +64,16 @@ def read_errors(text: str) -> list[DeliberateError]:
 
     def finish() -> None:
         if lines['-']:
-            before, after, reason = (separator.join(lines[mark]) for mark, separator in zip('-+?', '\n\n ', strict=True))
+            before, after, reason = (
+                separator.join(lines[mark]) for mark, separator in zip('-+?', '\n\n ', strict=True)
+            )
             errors.append(DeliberateError(file, before, after, tests, reason))
         for of_mark in lines.values():
             of_mark.clear()
 
     for line in text.splitlines():
         mark, _, rest = line.partition(' ')
-        if mark == '-' and not lines['+'] + lines['?'] or mark in ('+', '?'):
+        if (mark == '-' and not lines['+'] + lines['?']) or mark in ('+', '?'):
             lines[mark].append(rest)
             continue
         finish()

@@ -589,7 +589,7 @@ class TrainLoopTest(unittest.TestCase):
 
     def test_shares_are_disjoint_and_whole(self) -> None:
         shares = [training_pytorch.Ranks(rank, 3).share(np.arange(8)).tolist() for rank in range(3)]
-        self.assertEqual(sorted(sum(shares, [])), list(range(8)))
+        self.assertEqual(sorted(np.concatenate(shares)), list(range(8)))
         self.assertEqual([len(share) for share in shares], [3, 3, 2])
 
     def test_a_rank_without_an_example_is_refused(self) -> None:
@@ -610,8 +610,9 @@ class TrainLoopTest(unittest.TestCase):
             reasons[:] = [None, 'no file']
 
         with mock.patch.object(training_pytorch.dist, 'all_gather_object', gather):
-            with self.assertRaisesRegex(FlagError, 'rank 1: no file'), training_pytorch.together(
-                training_pytorch.Ranks(0, 2)
+            with (
+                self.assertRaisesRegex(FlagError, 'rank 1: no file'),
+                training_pytorch.together(training_pytorch.Ranks(0, 2)),
             ):
                 pass
             with self.assertRaises(SystemExit) as caught, training_pytorch.together(training_pytorch.Ranks(1, 2)):
