@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import grid_search_mlp_pytorch as grid_search
+import grid_search_results as grid_search
 from benchmark.loading import batches_root
 from benchmark.ratios import Ratio, compare, take_turns
 from flags import FlagError
@@ -106,7 +106,7 @@ def committed_search() -> dict[str, object]:
 def full_grid(data_dir: str, repeats: int) -> list[Ratio]:
     """The committed search of 486 settings against as many processes in a row, estimated from some of them."""
     search = committed_search()
-    settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=lambda s: grid_search.arithmetic([s]))
+    settings = sorted(grid_search.all_settings(grid_search.GRIDS['full']), key=grid_search.arithmetic)
     # What a setting takes of the search's time tells what it takes alone, but for the start and the number of cores.
     shares = np.array([search['times'][s.run]['core_seconds'] * s.max_steps / 3000 for s in settings])
     sample = np.linspace(0, len(settings) - 1, 14).astype(int)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from grid_search_mlp_pytorch import BASE_NAME, GRIDS, Setting, all_settings, is_divergence
+from grid_search_results import BASE_NAME, GRIDS, Setting, all_settings, is_divergence
 from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import STUDENT_TABLES, searched, summary
 from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill

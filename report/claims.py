@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
-from grid_search_mlp_pytorch import GRIDS, Rows, Setting, all_settings
+from grid_search_results import GRIDS, Rows, Setting, all_settings
 
 
 class Finding(NamedTuple):

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from experiment import best_row, score
-from grid_search_mlp_pytorch import BASE_NAME, Setting, by_setting, read_rows
+from grid_search_results import BASE_NAME, Setting, by_setting, read_rows
 
 COLUMNS = ('train_acc', 'train_loss', 'test_acc', 'test_loss')
 # What the student's report prints: its Tables 1 and 2, and the accuracies in the text of its section 2.

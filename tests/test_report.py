@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from files import write_csv, write_json
-from grid_search_mlp_pytorch import GRIDS, Setting, all_settings
+from grid_search_results import GRIDS, Setting, all_settings
 from report import checks, equations
 from report.__main__ import main
 from report.claims import findings
@@ -135,7 +135,7 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(self.main(), (0, '', ''))
         self.assertEqual((self.root / 'REPORT.md').read_text(), before)
         self.assertIn('| training | accuracy | 0.525 | 0.390 | 0.525 | 0.390 |', before)
-        self.assertIn('| 0.4600 | 3000 | SGD | 0.02 | 100 | 400,400,400 | 3000 |', before)
+        self.assertIn('| 0.4600 | 3000 | Adadelta | 0.0002 | 100 | 400,400,400 | 3000 |', before)
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
