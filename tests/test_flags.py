@@ -29,7 +29,7 @@ class TypesTest(unittest.TestCase):
             flags.positive_int: ('0', '-1', '1.0', '', '²', '1e3'),
             flags.non_negative_int: ('-1', str(2**32), 'x'),
             flags.positive_float: ('0', '-1', 'nan', 'inf', 'x', ''),
-            flags.non_negative_float: ('-0.1', 'nan', 'inf'),
+            flags.non_negative_float: ('-0.1', 'nan', 'inf', 'x', ''),
             flags.hidden_units: ('0', '100001', '1,,2', ',', '1.5'),
             flags.distinct_seeds: ('1,1', '', '1,', 'x', '-1'),
         }

@@ -392,6 +392,7 @@ class TorchTrainingTest(unittest.TestCase):
             row = network.description['row']
             self.assertEqual(row, record.best() if 'val_acc' in row else record.rows[-1])
             self.assertEqual((probabilities.argmax(axis=1) == test.classes).mean(), row['test_acc'])
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
     def test_the_seed_chooses_weights_and_order(self) -> None:
         first, second = (self.train('--seed', seed, '--batch_size', '6000') for seed in ('1', '2'))
