@@ -76,6 +76,8 @@ class YoungerFlagTest(unittest.TestCase):
         check({'old': 2, 'new': 3}, {'old': 2})
         with self.assertRaisesRegex(flags.FlagError, 'the file belongs to another run: its new is 3, here it is 4'):
             check({'old': 1}, {'old': 1, 'new': 4})
+        with self.assertRaisesRegex(flags.FlagError, 'its new is 4, here it is 3'):
+            check({'old': 1, 'new': 4}, {'old': 1})
         with self.assertRaisesRegex(flags.FlagError, 'its old is 2, here it is 1'):
             check({'old': 2}, {'old': 1})
 
