@@ -440,6 +440,7 @@ class EndsTest(unittest.TestCase):
         for error in (MemoryError('1 TB'), RuntimeError('no\nmemory'), OSError(28, 'No space left', 'file')):
             status, text = end(error)
             self.assertEqual((status, text.count('\n')), (1, 1))
+        self.assertEqual(end(RuntimeError())[1], 'x: RuntimeError\n')
         with self.assertRaises(TypeError), flags.one_line_errors(flags.OneLineParser()):
             raise TypeError
 
