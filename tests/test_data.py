@@ -169,6 +169,9 @@ class BatchFilesTest(unittest.TestCase):
         whole = load()['train'].pixels
         np.testing.assert_array_equal(data['validation'].pixels, whole[:12_000])
         np.testing.assert_array_equal(data['train'].pixels, whole[12_000:])
+        classes = load()['train'].classes
+        np.testing.assert_array_equal(data['validation'].classes, classes[:12_000])
+        np.testing.assert_array_equal(data['train'].classes, classes[12_000:])
         mean_image = whole[12_000:].mean(axis=0, dtype=np.float64)
         for part in data.values():
             np.testing.assert_allclose(part.mean_image, mean_image, rtol=1e-7)

@@ -10,6 +10,7 @@ from unittest import mock
 import matplotlib
 
 import plots
+from tests.helpers import temporary_directory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,11 @@ class CurvesTest(unittest.TestCase):
         for losses, scale in (((2.0, 1.0), 'linear'), ((500.0, 1.0), 'log'), ((2.0, math.inf), 'linear')):
             accuracy, loss = self.panels(rows(*losses))
             self.assertEqual((accuracy.get_yscale(), loss.get_yscale()), ('linear', scale), losses)
+
+    def test_it_is_a_png(self) -> None:
+        with temporary_directory() as directory:
+            plots.plot_curves(rows(2.0, 1.0), 'title', directory / 'x.png')
+            self.assertEqual((directory / 'x.png').read_bytes()[:8], b'\x89PNG\r\n\x1a\n')
 
     def test_no_setting_of_the_user_s_changes_the_look(self) -> None:
         with matplotlib.rc_context({'figure.facecolor': 'red'}):
