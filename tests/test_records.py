@@ -380,6 +380,13 @@ class EndsTest(unittest.TestCase):
         thread.join()
         self.assertEqual(entered, [True])
 
+    def test_a_signal_outside_of_a_run(self) -> None:
+        for stop, status in ((stopping.Stopped(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)):
+            work = mock.Mock(side_effect=stop)
+            with mock.patch.object(sys, 'argv', ['x']), contextlib.redirect_stderr(io.StringIO()) as stderr:
+                self.assertEqual(script.run_script(flags.OneLineParser(), work), status)
+            self.assertEqual(stderr.getvalue(), 'interrupted\n')
+
     def test_divergence_is_a_result(self) -> None:
         done = run_script('train_mlp_numpy.py', *SHORT, '--output_dir', self.directory, '--learning_rate', '1e300')
         self.assertEqual((done.returncode, done.stderr), (3, ''))
