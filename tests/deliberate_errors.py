@@ -1,6 +1,6 @@
 """Whether the tests notice wrong code: puts one deliberate error at a time into a copy, and runs the tests on it.
 
-    python tests/deliberate_errors.py                        # all of them, which takes some twenty minutes
+    python tests/deliberate_errors.py                        # all of them, which takes some half an hour
     python tests/deliberate_errors.py checkpoints momentum   # those whose file or text has one of these words
     python tests/deliberate_errors.py --list
 
@@ -12,9 +12,9 @@ The errors stand in `deliberate_errors.txt`, in this form; the text before must 
     + np.maximum(floating(x), 1)            the text after; without such a line it is taken out
     ? Nobody can tell the difference.       why no test notices it, for an error that is known to remain
 
-Without an error the tests must pass, or theirs are not tried; with one, a run that does not end in time has noticed it, too. Each is a process
-forked from this one, which has imported the large libraries once: not for Windows. Exit status: 0 where every error is
-noticed or has its reason, 1 where one is not, was not tried, or no longer applies.
+Without an error the tests must pass, or theirs are not tried; with one, a run that does not end in time has noticed it,
+too. Each is a process forked from this one, which has imported the large libraries once: not for Windows. Exit status:
+0 where every error is noticed or has its reason, 1 where one is not, was not tried, or no longer applies.
 """
 
 import argparse
