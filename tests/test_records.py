@@ -402,6 +402,15 @@ class EndsTest(unittest.TestCase):
             self.assertEqual((done.returncode, done.stderr), (0, ''), redirect)
             self.assertEqual(len(files_under(self.directory / str(i))), 7, redirect)
 
+    @unittest.skipUnless(Path('/dev/full').exists(), 'needs /dev/full')
+    def test_the_last_words_that_nobody_takes(self) -> None:
+        """Those that still wait in the buffer when the work is done."""
+        program = 'import flags, script; print(script.run_script(flags.OneLineParser(), lambda _: print("x") or 0), '
+        program += 'file=__import__("sys").stderr)'
+        with open('/dev/full', 'w') as full:
+            done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE)
+        self.assertEqual((done.returncode, done.stderr), (0, b'0\n'))
+
     def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
         (self.directory / 'out').symlink_to('/nonexistent/disk')
         (self.directory / 'there').mkdir()
@@ -541,6 +550,23 @@ class SeedsTest(unittest.TestCase):
         self.assertIn(f'{np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f}', out)
         self.assertEqual(len(list((self.directory / 'networks').iterdir())), 2)
         self.assertEqual(out.count('mean ± standard deviation over 2 seeds'), 1)
+
+    def test_mean_and_standard_deviation_of_the_best_and_the_last_row(self) -> None:
+        records = []
+        for seed, accuracies in ((1, (0.1, 0.5, 0.2)), (2, (0.2, 0.1, 0.1)), (3, (0.1, 0.2, 0.6))):
+            run_flags = {'max_steps': 3, 'eval_freq': 1, 'seed': seed, 'seeds': [1, 2, 3]}
+            record = experiment.RunRecord('mlp', 'MLP', 'cifar10', run_flags, quiet=True)
+            with record.running():
+                for step, accuracy in enumerate(accuracies):
+                    record.add(step, (0.5, 1.0), (accuracy, 1.0))
+            records.append(record)
+        with contextlib.redirect_stdout(io.StringIO()):
+            script.write_seeds(records, str(self.directory))
+        summary = json.loads((self.directory / 'results/mlp.json').read_text())
+        for which, values in (('best', (0.5, 0.2, 0.6)), ('last', (0.2, 0.1, 0.6))):
+            self.assertAlmostEqual(summary['mean'][which]['test_acc'], np.mean(values))
+            self.assertAlmostEqual(summary['std'][which]['test_acc'], np.std(values, ddof=1))
+        self.assertAlmostEqual(summary['mean']['best']['step'], (2 + 1 + 3) / 3)
 
     def test_the_same_command_goes_on(self) -> None:
         self.main('--seeds', '1,2', '--name', 'x')
