@@ -408,7 +408,10 @@ class EndsTest(unittest.TestCase):
         program = 'import flags, script; print(script.run_script(flags.OneLineParser(), lambda _: print("x") or 0), '
         program += 'file=__import__("sys").stderr)'
         with open('/dev/full', 'w') as full:
-            done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE)
+            buffered = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+            done = subprocess.run(
+                [sys.executable, '-c', program], cwd=ROOT, env=buffered, stdout=full, stderr=subprocess.PIPE
+            )
         self.assertEqual((done.returncode, done.stderr), (0, b'0\n'))
 
     def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
@@ -623,6 +626,8 @@ class SeedsTest(unittest.TestCase):
         self.assertEqual(self.summary()['mean'], both['mean'])
         self.main('--name', 'x', '--learning_rate', '1')  # another run: the summary is not its
         self.assertNotIn('mean', self.summary())
+        self.main('--seeds', '1,2', '--name', 'x')  # nor is its record theirs
+        self.assertEqual((self.summary()['flags']['learning_rate'], self.summary().get('status')), (0.002, None))
 
     def test_seed_and_seeds_exclude_each_other(self) -> None:
         self.assertIn('not allowed with', refused(self, train_mlp_numpy, '--seed', '1', '--seeds', '1,2'))
