@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import unittest
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -697,6 +698,50 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertAlmostEqual(summary['test_acc']['manual']['best_std'], np.std(best, ddof=1))
         self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
         self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
+
+    def made_up(self) -> compare_batch_norm.Comparison:
+        """Runs of two seeds of each kind, of three evaluations."""
+        curves = {'none': ((0.1, 0.5, 0.2), (0.2, 0.3, 0.1)), 'manual': ((0.3, 0.6, 0.5), (0.3, 0.2, 0.7))}
+        records: dict[str, list[experiment.RunRecord]] = {}
+        for kind, of_kind in curves.items():
+            for seed, accuracies in enumerate(of_kind, 1):
+                run_flags = {'max_steps': 3, 'eval_freq': 1, 'seed': seed}
+                record = experiment.RunRecord('mlp', 'MLP', 'synthetic', run_flags, quiet=True)
+                with record.running():
+                    for step, accuracy in enumerate(accuracies):
+                        record.add(step, (0.9 - accuracy, 1.0), (accuracy, 1.0))
+                record.seconds = float(seed)
+                records.setdefault(kind, []).append(record)
+        return compare_batch_norm.Comparison(records, {'seeds': [1, 2]})
+
+    def test_what_is_compared(self) -> None:
+        comparison = self.made_up()
+        for kind, best, last in (('none', (0.5, 0.3), (0.2, 0.1)), ('manual', (0.6, 0.7), (0.5, 0.7))):
+            numbers = comparison.summary()[kind]
+            for which, values in (('best', best), ('last', last)):
+                self.assertAlmostEqual(numbers[f'{which}_mean'], np.mean(values))
+                self.assertAlmostEqual(numbers[f'{which}_std'], np.std(values, ddof=1))
+        comparison.write(self.directory)
+        rows = read_rows(self.directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
+        told = [(row['batch_norm'], row['seed'], row['test_acc']) for row in rows]
+        self.assertEqual(told[2:4], [('none', '1', '0.2'), ('none', '2', '0.2')])
+        self.assertEqual(told[-1], ('manual', '2', '0.7'))
+        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
+        self.assertEqual(summary['seconds'], 6.0)
+
+    def test_the_difference_is_with_minus_without(self) -> None:
+        with mock.patch.object(compare_batch_norm, 'save_figure') as save_figure:
+            self.made_up().plot(self.directory / 'x.png')
+        both, difference = save_figure.call_args.args[0].axes
+        np.testing.assert_allclose(difference.get_lines()[0].get_ydata(), [0.15, 0.0, 0.45], atol=1e-12)
+        lines = {line.get_label(): list(line.get_ydata()) for line in both.get_lines()}
+        np.testing.assert_allclose(lines['with batch normalisation'], [0.3, 0.4, 0.6])
+
+    def test_one_seed_has_no_deviation(self) -> None:
+        comparison = self.made_up()
+        comparison.seeds = [1]
+        with warnings.catch_warnings(action='error'):
+            self.assertNotIn('best_std', comparison.summary()['none'])
 
     def test_what_is_done_is_kept_and_not_done_again(self) -> None:
         train = train_mlp_pytorch.train
