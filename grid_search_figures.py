@@ -18,6 +18,7 @@ from plots import PALETTE, new_figure, plot_curves, save_figure
 
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 STYLES = ('-', '--', ':', '-.')
+FIGURES = ('best', 'curves', 'overview')  # how the names of their files end
 
 Runs = dict[NamedTuple, list[dict[str, object]]]
 

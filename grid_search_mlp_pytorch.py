@@ -36,7 +36,7 @@ from tqdm import tqdm
 import train_mlp_pytorch
 from experiment import best_row, check_output_dir, score
 from flags import FlagError, OneLineParser, add_seed_flag, defaults, positive_float, positive_int
-from grid_search_figures import show
+from grid_search_figures import FIGURES, show
 from grid_search_results import (
     GRIDS,
     Results,
@@ -270,7 +270,8 @@ def search(flags: argparse.Namespace) -> None:
 
     name = search_name(flags.grid, flags.validation_size, flags.dataset)
     if not flags.dry_run:
-        check_output_dir(flags.output_dir, name)
+        for of_files in (name, *(f'{name}_{figure}' for figure in FIGURES)):
+            check_output_dir(flags.output_dir, of_files)
     fixed = {flag: value for flag, value in vars(flags).items() if flag not in {*Setting._fields, *FREE}}
     counts_as = defaults(build_parser()) | {'device': 'cpu'}  # results that name no device are of a CPU
     with only_writer(flags.output_dir, name) if trains else contextlib.nullcontext():

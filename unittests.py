@@ -142,6 +142,15 @@ class LinearModuleTest(ModuleTestCase):
         self.assertIs(module.grads['weight'], before['weight'])
         self.assertIs(module.grads['bias'], before['bias'])
 
+    def test_gradients_do_not_add_up(self) -> None:
+        module = LinearModule(3, 2, self.rng)
+        x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
+        for _ in range(2):
+            module.forward(x)
+            module.backward(dout)
+        self.assert_close(module.grads['weight'], dout.T @ x, 1e-12)
+        self.assert_close(module.grads['bias'], dout.sum(axis=0), 1e-12)
+
     def test_outputs_and_gradients_are_not_overwritten_by_later_calls(self) -> None:
         module = LinearModule(3, 2, self.rng)
         x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
@@ -355,6 +364,17 @@ class MLPTest(ModuleTestCase):
         for module, shape in zip(mlp.modules[::2], ((5, 6), (3, 5)), strict=True):
             np.testing.assert_array_equal(module.params['weight'], rng.normal(0, 1e-4, shape))
 
+    def test_state(self) -> None:
+        mlp, other = self.make([5]), self.make([5])
+        other.load_state_dict(mlp.state_dict())
+        for (param, _), (copied, _) in zip(mlp.params_and_grads(), other.params_and_grads(), strict=True):
+            np.testing.assert_array_equal(param, copied)
+            self.assertIsNot(param, copied)
+        for name, wrong in (('0.bias', np.ones(1)), ('0.bias', None), ('1.bias', np.ones(5))):  # NumPy would fit the 1
+            state = {name: array for name, array in {**mlp.state_dict(), name: wrong}.items() if array is not None}
+            with self.assertRaisesRegex(ValueError, 'in the shapes of this network'):
+                other.load_state_dict(state)
+
     def test_clear_cache(self) -> None:
         mlp = self.make([5])
         mlp.forward(np.ones((2, 6)))
@@ -415,8 +435,9 @@ class CustomBatchNormTest(unittest.TestCase):
 
     def test_modules_do_as_pytorchs_does(self) -> None:
         for module_class in self.module_classes:
-            for eps in (1e-5, 0.1):
-                custom, native = module_class(6, eps=eps).double(), torch.nn.BatchNorm1d(6, eps=eps).double()
+            for eps, momentum in ((1e-5, 0.1), (0.1, 0.1), (1e-5, 0.0), (1e-5, 1.0), (1e-5, 0.3)):
+                custom = module_class(6, eps=eps, momentum=momentum).double()
+                native = torch.nn.BatchNorm1d(6, eps=eps, momentum=momentum).double()
                 with torch.no_grad():
                     for ours, theirs in ((custom.gamma, native.weight), (custom.beta, native.bias)):
                         theirs.copy_(ours.copy_(torch.randn(6)))
@@ -436,6 +457,25 @@ class CustomBatchNormTest(unittest.TestCase):
                         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
                     torch.testing.assert_close(custom.running_mean, native.running_mean, rtol=1e-12, atol=1e-12)
                     torch.testing.assert_close(custom.running_var, native.running_var, rtol=1e-12, atol=1e-12)
+
+    def test_defaults_and_the_state_at_the_start_are_pytorchs(self) -> None:
+        for module_class in self.module_classes:
+            custom, native = module_class(3), torch.nn.BatchNorm1d(3)
+            self.assertEqual((custom.eps, custom.momentum), (native.eps, native.momentum))
+            for ours, theirs in (
+                (custom.gamma, native.weight),
+                (custom.beta, native.bias),
+                (custom.running_mean, native.running_mean),
+                (custom.running_var, native.running_var),
+            ):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        x = torch.randn(4, 3)
+        by_default = self.function.apply(x, torch.ones(3), torch.zeros(3))
+        torch.testing.assert_close(by_default, torch.nn.BatchNorm1d(3)(x).detach())
+
+    def test_sums_over_batches_of_several_blocks(self) -> None:
+        a, b = torch.randn(5, 2**17), torch.randn(5, 2**17)  # blocks of two rows, and one of one
+        torch.testing.assert_close(custom_batchnorm.batch_sum(a, b), (a * b).sum(dim=0))
 
     def test_wrong_inputs(self) -> None:
         for module_class in self.module_classes:

@@ -22,6 +22,8 @@ DATA_DIRS = (os.path.expanduser(os.environ.get('CIFAR10_DIR') or 'cifar10'), ROO
 REAL_DATA = next((Path(path) for path in DATA_DIRS if cifar10_utils.find_batches(Path(path))), None)
 needs_real_data = unittest.skipUnless(REAL_DATA, 'no CIFAR-10 at hand: set CIFAR10_DIR to where it is')
 
+PATIENCE = 300  # seconds with a script that hangs: on a machine that has much else to do, one may take a minute
+
 # A proxy at a port that nothing listens on: to a script run with this environment the network is dead.
 NO_NETWORK = {**os.environ, 'http_proxy': 'http://127.0.0.1:9', 'https_proxy': 'http://127.0.0.1:9', 'no_proxy': ''}
 
@@ -32,13 +34,20 @@ def temporary_directory() -> Iterator[Path]:
         yield Path(path)
 
 
+def small_stand_in(n_train: int = 1000, n_test: int = 200) -> contextlib.AbstractContextManager:
+    """Inside, the stand-in is smaller, so that a run on it takes a moment."""
+    return mock.patch.object(
+        cifar10_utils, 'load', return_value=cifar10_utils.synthetic(n_train=n_train, n_test=n_test)
+    )  # fmt: skip
+
+
 def files_under(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob('*'))
 
 
 def run_script(name: str, *args: str, **kwargs: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, ROOT / name, *args], capture_output=True, text=True, timeout=60, **kwargs
+        [sys.executable, ROOT / name, *args], capture_output=True, text=True, timeout=PATIENCE, **kwargs
     )  # fmt: skip
 
 
@@ -63,7 +72,7 @@ def torchrun(*args: object, n_processes: int = 2) -> subprocess.CompletedProcess
     launcher = ['torch.distributed.run', '--standalone', f'--nproc_per_node={n_processes}']
     command = [sys.executable, '-m', *launcher, *args]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
 
 def refused(test: unittest.TestCase, trainer: types.ModuleType, *args: str) -> str:

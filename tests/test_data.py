@@ -57,11 +57,17 @@ class DataSetTest(unittest.TestCase):
             np.testing.assert_array_equal(labels, np.eye(10)[:3])
         self.assertEqual((data.images.shape, data.images.dtype), ((10, 3, 32, 32), np.float32))
         self.assertEqual((data.num_examples, data.labels.shape), (10, (10, 10)))
-        self.assertEqual(self.make(one_hot=False).labels.tolist(), list(range(10)))
+        numbers = self.make(one_hot=False)
+        self.assertEqual((numbers.labels.tolist(), numbers.labels.dtype), (list(range(10)), np.int64))
 
     def test_evaluation_batches_hold_every_example_once(self) -> None:
-        images = np.concatenate([images for images, _ in self.make().batches(4)])
-        np.testing.assert_array_equal(images, self.make().images)
+        data, in_file_order = self.make(), self.make().images
+        for _ in range(2):
+            images = np.concatenate([images for images, _ in data.batches(4)])
+            np.testing.assert_array_equal(images, in_file_order)
+            np.testing.assert_array_equal(data.images, in_file_order)
+            for _ in range(3):  # into an epoch of another order
+                data.next_batch(4)
 
     def test_impossible_batch_sizes(self) -> None:
         for batch_size in (0, 11):
@@ -163,6 +169,9 @@ class BatchFilesTest(unittest.TestCase):
         whole = load()['train'].pixels
         np.testing.assert_array_equal(data['validation'].pixels, whole[:12_000])
         np.testing.assert_array_equal(data['train'].pixels, whole[12_000:])
+        classes = load()['train'].classes
+        np.testing.assert_array_equal(data['validation'].classes, classes[:12_000])
+        np.testing.assert_array_equal(data['train'].classes, classes[12_000:])
         mean_image = whole[12_000:].mean(axis=0, dtype=np.float64)
         for part in data.values():
             np.testing.assert_allclose(part.mean_image, mean_image, rtol=1e-7)

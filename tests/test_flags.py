@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ class TypesTest(unittest.TestCase):
             flags.positive_int: ('0', '-1', '1.0', '', '²', '1e3'),
             flags.non_negative_int: ('-1', str(2**32), 'x'),
             flags.positive_float: ('0', '-1', 'nan', 'inf', 'x', ''),
-            flags.non_negative_float: ('-0.1', 'nan', 'inf'),
+            flags.non_negative_float: ('-0.1', 'nan', 'inf', 'x', ''),
             flags.hidden_units: ('0', '100001', '1,,2', ',', '1.5'),
             flags.distinct_seeds: ('1,1', '', '1,', 'x', '-1'),
         }
@@ -39,6 +40,14 @@ class TypesTest(unittest.TestCase):
             for text in texts:
                 with self.assertRaises(argparse.ArgumentTypeError, msg=f'{kind.__name__} {text!r}'):
                     kind(text)
+
+
+class MainProcessTest(unittest.TestCase):
+    def test_rank_0_alone_prints_and_writes(self) -> None:
+        for environment, is_main in (({}, True), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, True),
+                                     ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '1'}, False)):  # fmt: skip
+            with mock.patch.dict(os.environ, environment, clear=True):
+                self.assertEqual(flags.is_main_process(), is_main)
 
 
 class YoungerFlagTest(unittest.TestCase):
@@ -67,6 +76,8 @@ class YoungerFlagTest(unittest.TestCase):
         check({'old': 2, 'new': 3}, {'old': 2})
         with self.assertRaisesRegex(flags.FlagError, 'the file belongs to another run: its new is 3, here it is 4'):
             check({'old': 1}, {'old': 1, 'new': 4})
+        with self.assertRaisesRegex(flags.FlagError, 'its new is 4, here it is 3'):
+            check({'old': 1, 'new': 4}, {'old': 1})
         with self.assertRaisesRegex(flags.FlagError, 'its old is 2, here it is 1'):
             check({'old': 2}, {'old': 1})
 

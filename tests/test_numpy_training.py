@@ -7,6 +7,7 @@ import subprocess
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from tests.helpers import (
     read_rows,
     refused,
     run_script,
+    small_stand_in,
     temporary_directory,
 )
 from unittests import ScaleModule
@@ -115,6 +117,50 @@ class TrainMLPNumpyTest(unittest.TestCase):
                 self.assertAlmostEqual(value, float(expected_row[key]), delta=1e-7)
 
 
+class EvaluationTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.enterContext(small_stand_in())
+
+    def test_the_mean_over_every_example_once(self) -> None:
+        """Also where the last batch is smaller."""
+        data, mlp = get_cifar10(dataset='synthetic')['test'], MLP(3072, [], 10, rng=np.random.RandomState(0))
+        probabilities = mlp.forward(data.images.reshape(200, 3072))
+        hits = (probabilities.argmax(axis=1) == data.classes).mean()
+        loss = -np.log(probabilities[np.arange(200), data.classes] + 1e-10).mean()
+        for batch_size in (30, 190, 200, 300):
+            with mock.patch.object(train_mlp_numpy, 'EVALUATION_BATCH', batch_size):
+                np.testing.assert_allclose(train_mlp_numpy.evaluate(mlp, data), (hits, loss), rtol=1e-5)
+
+    def test_a_run_is_the_loop_written_out(self) -> None:
+        """Its seed, the order of its draws, its slope, what each figure of a row is of, and when it is taken."""
+        for dtype in ('float64', 'float32'):
+            args = ['--dataset', 'synthetic', '--validation_size', '400', '--batch_size', '400', '--max_steps', '4']
+            args += ['--eval_freq', '3', '--dnn_hidden_units', '6', '--neg_slope', '0.3', '--dtype', dtype]
+            args += ['--seed', '7', '--learning_rate', '0.1']
+            record = train_mlp_numpy.train(train_mlp_numpy.build_parser().parse_args(args), quiet=True)
+            rng = np.random.RandomState(7)
+            data = get_cifar10(dataset='synthetic', validation_size=400, rng=rng, dtype=np.dtype(dtype).type)
+            mlp = MLP(3072, [6], 10, 0.3, rng, dtype)
+            optimizer = train_mlp_numpy.SGD(mlp, 0.1)
+            expected = []
+            for step in range(4):
+                images, labels = data['train'].next_batch(400)
+                probabilities, loss = train_mlp_numpy.training_step(mlp, optimizer, images, labels)
+                if step in (0, 3):
+                    test, validation = (train_mlp_numpy.evaluate(mlp, data[part]) for part in ('test', 'validation'))
+                    accuracy = (probabilities.argmax(axis=1) == labels.argmax(axis=1)).mean()
+                    expected.append([step + 1, accuracy, loss, *test, *validation])
+            self.assertEqual([list(row.values()) for row in record.rows], expected)
+            self.assertEqual(len({*expected[0]}), len(expected[0]))  # no figure can stand for another
+            self.assertEqual(record.network.model.modules[0].params['weight'].dtype, dtype)
+
+    def test_defaults_are_those_of_the_reference(self) -> None:
+        flags = train_mlp_numpy.build_parser().parse_args([])
+        numbers = flags.learning_rate, flags.max_steps, flags.batch_size, flags.eval_freq, flags.seed
+        self.assertEqual(numbers, (2e-3, 1500, 200, 100, 42))
+        self.assertEqual((flags.dnn_hidden_units, flags.neg_slope, flags.dtype), ([100], 0.0, 'float64'))
+
+
 class SGDTest(unittest.TestCase):
     def setUp(self) -> None:
         self.rng = np.random.RandomState(0)
@@ -128,6 +174,13 @@ class SGDTest(unittest.TestCase):
         for param, _ in mlp.params_and_grads():
             param *= 5e3
         return mlp
+
+    def test_a_step_gives_the_figures_before_it(self) -> None:
+        mlp, (x, y) = self.mlp([7]), self.batch()
+        before = mlp.forward(x)
+        probabilities, loss = train_mlp_numpy.training_step(mlp, train_mlp_numpy.SGD(mlp, 0.1), x, y)
+        np.testing.assert_array_equal(probabilities, before)
+        self.assertAlmostEqual(loss, -(y * np.log(before + 1e-10)).sum(axis=1).mean(), delta=1e-12)
 
     def test_fifty_steps_equal_those_of_pytorch(self) -> None:
         for n_hidden in ([], [7], [7, 5], [6, 1, 4]):

@@ -7,14 +7,15 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import unittest
+import warnings
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
-import cifar10_utils
 import compare_batch_norm
 import experiment
 import script
@@ -26,7 +27,7 @@ from cifar10_utils import get_cifar10
 from convnet_pytorch import ConvNet
 from flags import FlagError
 from mlp_pytorch import MLP as TorchMLP
-from tests.helpers import ROOT, only, read_rows, refused, temporary_directory, torchrun
+from tests.helpers import ROOT, only, read_rows, refused, small_stand_in, temporary_directory, torchrun
 
 
 class TorchNetworksTest(unittest.TestCase):
@@ -39,6 +40,9 @@ class TorchNetworksTest(unittest.TestCase):
         self.assertEqual(kinds([5], 3, 0.1, 'torch'), ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
         self.assertEqual(kinds([5], 3, 0.0, 'manual')[1], 'CustomBatchNormManualModule')
         self.assertEqual(kinds([5], 3, 0.0, 'autograd')[1], 'CustomBatchNormAutograd')
+        deep = ['Linear', 'BatchNorm1d', 'LeakyReLU'] * 2 + ['Linear']
+        self.assertEqual(kinds([5, 4], 3, 0.1, 'torch'), deep)
+        self.assertEqual(TorchMLP(6, [5], 3, 0.1).layers[1].negative_slope, 0.1)
         self.assertEqual(TorchMLP(3072, [5], 3)(torch.ones(2, 3, 32, 32)).shape, (2, 3))
 
     def test_batch_norms_train_alike(self) -> None:
@@ -80,7 +84,9 @@ class TorchNetworksTest(unittest.TestCase):
         block, pool = ['Conv2d', 'BatchNorm2d', 'ReLU'], ['MaxPool2d']
         stages = (1, 1, 2, 2, 2)
         self.assertEqual(kinds, [kind for n_blocks in stages for kind in block * n_blocks + pool])
-        self.assertEqual(model(torch.randn(1, 3, 32, 32)).shape, (1, 10))
+        logits = model(torch.randn(1, 3, 32, 32))
+        self.assertEqual(logits.shape, (1, 10))
+        self.assertLess(logits.min(), 0)  # no probabilities yet
 
     def test_convnet_in_bfloat16(self) -> None:
         torch.manual_seed(0)
@@ -246,10 +252,9 @@ class TorchTrainingTest(unittest.TestCase):
     def test_convnet_script_end_to_end(self) -> None:
         """In this process, and on a tenth of the stand-in's test images: all of them take a CPU ten seconds."""
         args = ('--dataset', 'synthetic', '--max_steps', '1', '--batch_size', '8', '--output_dir', str(self.directory))
-        fewer = cifar10_utils.synthetic(n_train=1000, n_test=200)
         with (
             mock.patch.object(sys, 'argv', ['train_convnet_pytorch.py', *args]),
-            mock.patch.object(cifar10_utils, 'load', return_value=fewer),
+            small_stand_in(),
             contextlib.redirect_stdout(io.StringIO()) as stdout,
         ):
             status = script.main(train_convnet_pytorch.build_parser(), train_convnet_pytorch.train)
@@ -262,8 +267,10 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(summary['flags']['optimizer'], 'adam')
         self.assertTrue(only(self.directory, '.png').exists())
         network = load_network(only(self.directory / 'networks', '.pt'))
-        probabilities = network.probabilities(fewer.test_pixels)
-        self.assertEqual((probabilities.argmax(axis=1) == fewer.test_classes).mean(), float(rows[0]['test_acc']))
+        with small_stand_in():
+            test = get_cifar10(dataset='synthetic')['test']
+        probabilities = network.probabilities(test.pixels)
+        self.assertEqual((probabilities.argmax(axis=1) == test.classes).mean(), float(rows[0]['test_acc']))
 
     def test_two_ranks_give_what_one_process_does(self) -> None:
         args = ('--dataset', 'synthetic', '--max_steps', '30', '--eval_freq', '10', '--batch_size', '63')
@@ -282,7 +289,7 @@ class TorchTrainingTest(unittest.TestCase):
         """With the same running statistics, which a training step leaves different."""
         script_path = self.directory / 'watched.py'
         script_path.write_text(
-            'import os, sys, script, torch, train_mlp_pytorch\n'
+            'import experiment, os, sys, script, torch, train_mlp_pytorch\n'
             'forward = torch.nn.BatchNorm1d.forward\n'
             'def watched(module, x):\n'
             '    if not module.training:\n'
@@ -290,6 +297,11 @@ class TorchTrainingTest(unittest.TestCase):
             '            print(module.running_mean.tolist(), module.running_var.tolist(), file=file)\n'
             '    return forward(module, x)\n'
             'torch.nn.BatchNorm1d.forward = watched\n'
+            'write = experiment.RunRecord.write\n'
+            'def told(record, output_dir):\n'
+            '    open(__file__ + "written by " + os.environ["RANK"], "w").close()\n'
+            '    return write(record, output_dir)\n'
+            'experiment.RunRecord.write = told\n'
             'sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))\n'
         )
         args = ('--dataset', 'synthetic', '--max_steps', '2', '--eval_freq', '9', '--dnn_hidden_units', '2')
@@ -298,6 +310,7 @@ class TorchTrainingTest(unittest.TestCase):
         first, second = ((self.directory / f'watched.py{rank}').read_text() for rank in (0, 1))
         self.assertEqual(first, second)
         self.assertEqual((len(first.splitlines()), len(set(first.splitlines()))), (2 * 5, 2))
+        self.assertEqual([path.name for path in self.directory.glob('*written*')], ['watched.pywritten by 0'])
 
     def test_a_rank_that_dies_ends_the_run(self) -> None:
         script_path = self.directory / 'dying.py'
@@ -382,6 +395,7 @@ class TorchTrainingTest(unittest.TestCase):
             row = network.description['row']
             self.assertEqual(row, record.best() if 'val_acc' in row else record.rows[-1])
             self.assertEqual((probabilities.argmax(axis=1) == test.classes).mean(), row['test_acc'])
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
     def test_the_seed_chooses_weights_and_order(self) -> None:
         first, second = (self.train('--seed', seed, '--batch_size', '6000') for seed in ('1', '2'))
@@ -460,6 +474,184 @@ class TorchTrainingTest(unittest.TestCase):
                 training_pytorch.pick_device('cuda')
 
 
+class TrainerArgumentsTest(unittest.TestCase):
+    """What the flags make of the network, and what they are at their defaults."""
+
+    def models(self, trainer: types.ModuleType, *args: str, seeds: tuple[int, ...] = (42,)) -> list[torch.nn.Module]:
+        with mock.patch.object(trainer, 'train_model') as train_model:
+            for seed in seeds:
+                torch.rand(1)
+                trainer.train(trainer.build_parser().parse_args([*args, '--seed', str(seed)]))
+        return [call.args[2] for call in train_model.call_args_list]
+
+    def test_the_seed_chooses_the_weights(self) -> None:
+        for trainer in (train_mlp_pytorch, train_convnet_pytorch):
+            first, again, other = (
+                next(model.parameters()).detach() for model in self.models(trainer, seeds=(1, 1, 2))
+            )  # fmt: skip
+            self.assertTrue(torch.equal(first, again))
+            self.assertFalse(torch.equal(first, other))
+
+    def test_the_network_is_the_one_asked_for(self) -> None:
+        args = ('--dnn_hidden_units', '5,4', '--neg_slope', '0.3', '--batch_norm', 'torch')
+        (model,) = self.models(train_mlp_pytorch, *args)
+        kinds = [type(layer).__name__ for layer in model.layers]
+        self.assertEqual(kinds, ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
+        self.assertEqual((model.layers[2].negative_slope, model.layers[3].out_features), (0.3, 4))
+
+    def test_defaults(self) -> None:
+        for trainer, expected in (
+            (train_mlp_pytorch, (2e-3, 1500, 200, 100, 'sgd')), (train_convnet_pytorch, (1e-4, 5000, 32, 500, 'adam')),
+        ):  # fmt: skip
+            flags = trainer.build_parser().parse_args([])
+            numbers = flags.learning_rate, flags.max_steps, flags.batch_size, flags.eval_freq, flags.optimizer
+            self.assertEqual(numbers, expected)
+
+
+class TrainLoopTest(unittest.TestCase):
+    """The pieces of the loop, each on its own, and the loop itself written out."""
+
+    SHORT = ('--dataset', 'synthetic', '--validation_size', '700', '--max_steps', '4', '--eval_freq', '3',
+             '--batch_size', '190', '--dnn_hidden_units', '6')  # fmt: skip
+
+    def setUp(self) -> None:
+        self.enterContext(small_stand_in())
+
+    def train(self, *args: str, **kwargs: object) -> experiment.RunRecord:
+        flags = train_mlp_pytorch.build_parser().parse_args([*self.SHORT, *args])
+        return train_mlp_pytorch.train(flags, quiet=True, **kwargs)
+
+    def test_a_run_is_the_loop_written_out(self) -> None:
+        """Its seeds, its gradient's scale, what each figure of a row is of, and in which mode it is taken."""
+        record = self.train('--seed', '7', '--batch_norm', 'torch', '--learning_rate', '0.05')
+        torch.manual_seed(7)
+        model = TorchMLP(3072, [6], 10, batch_norm='torch')
+        rng = np.random.RandomState(7)
+        data = get_cifar10(dataset='synthetic', validation_size=700, one_hot=False, rng=rng)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        expected = []
+
+        def figures(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+            hits = (logits.argmax(dim=1) == labels).double().mean()
+            return [hits.item(), torch.nn.functional.cross_entropy(logits, labels).item()]
+
+        for step in range(4):
+            images, labels = map(torch.from_numpy, data['train'].next_batch(190))
+            labels = labels.long()
+            logits = model(images)
+            row = figures(logits, labels)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            if step in (0, 3):
+                model.eval()
+                for part in ('test', 'validation'):
+                    images, labels = torch.from_numpy(data[part].images), torch.from_numpy(data[part].classes).long()
+                    with torch.no_grad():
+                        row += figures(model(images), labels)
+                model.train()
+                expected.append([step + 1, *row])
+        np.testing.assert_allclose([list(row.values()) for row in record.rows], expected, rtol=1e-4)
+        self.assertEqual(record.flags['device'], 'cpu')
+
+    def test_evaluation_of_a_last_batch_that_is_smaller(self) -> None:
+        data = training_pytorch.DeviceData(get_cifar10(dataset='synthetic')['test'], torch.device('cpu'))
+        model, results = TorchMLP(3072, [], 10), []
+        for batch_size in (200, 190, 30):
+            with mock.patch.object(training_pytorch, 'EVALUATION_BATCH', batch_size):
+                results.append(training_pytorch.evaluate(model, data, 'float32'))
+        np.testing.assert_allclose(results[1:], results[:1] * 2, rtol=1e-5)
+
+    def test_precision_of_evaluation(self) -> None:
+        data = training_pytorch.DeviceData(get_cifar10(dataset='synthetic')['test'], torch.device('cpu'))
+        model = TorchMLP(3072, [], 10)
+        wide, narrow = (training_pytorch.evaluate(model, data, precision) for precision in ('float32', 'bfloat16'))
+        self.assertNotEqual(wide, narrow)
+        np.testing.assert_allclose(wide, narrow, rtol=0.1)
+
+    def test_optimizers(self) -> None:
+        for name, kind in (('sgd', torch.optim.SGD), ('adam', torch.optim.Adam), ('adadelta', torch.optim.Adadelta)):
+            optimizer = training_pytorch.make_optimizer(name, TorchMLP(4, [], 2), 0.25)
+            self.assertIs(type(optimizer), kind)
+            self.assertEqual(optimizer.param_groups[0]['lr'], 0.25)
+
+    def test_precision_of_a_step(self) -> None:
+        widths = []
+        model = TorchMLP(4, [], 2)
+        model.register_forward_hook(lambda _module, _input, logits: widths.append(logits.dtype))
+        optimizer = training_pytorch.make_optimizer('sgd', model, 0.1)
+        for precision in ('float32', 'bfloat16'):
+            batch = torch.ones(3, 4), torch.zeros(3, dtype=torch.int64)
+            training_pytorch.training_step(model, optimizer, *batch, precision, torch.tensor(1 / 3))
+        self.assertEqual(widths, [torch.float32, torch.bfloat16])
+
+    def test_compile(self) -> None:
+        for args, times in (((), 0), (('--compile',), 1)):
+            with mock.patch.object(torch.nn.Module, 'compile') as compile_:
+                self.train(*args)
+            self.assertEqual(compile_.call_count, times)
+
+    def test_shares_are_disjoint_and_whole(self) -> None:
+        shares = [training_pytorch.Ranks(rank, 3).share(np.arange(8)).tolist() for rank in range(3)]
+        self.assertEqual(sorted(np.concatenate(shares)), list(range(8)))
+        self.assertEqual([len(share) for share in shares], [3, 3, 2])
+
+    def test_a_rank_without_an_example_is_refused(self) -> None:
+        state = mock.Mock(flags={'batch_size': 2})
+        self.assertEqual(training_pytorch.find_start(state, None, None, training_pytorch.Ranks(0, 2)), 0)
+        with self.assertRaisesRegex(FlagError, 'leaves some of 3 processes without an example'):
+            training_pytorch.find_start(state, None, None, training_pytorch.Ranks(0, 3))
+
+    def test_ranks_that_would_begin_at_other_steps_are_refused(self) -> None:
+        with mock.patch.object(training_pytorch, 'from_rank_0', return_value=({}, 3)):
+            training_pytorch.check_agreement({}, 3, training_pytorch.ALONE)
+            for start in (2, 4):
+                with self.assertRaisesRegex(FlagError, f'from step {start}, rank 0 from step 3'):
+                    training_pytorch.check_agreement({}, start, training_pytorch.ALONE)
+
+    def test_where_one_rank_cannot_go_on_all_end(self) -> None:
+        def gather(reasons: list, _: object) -> None:
+            reasons[:] = [None, 'no file']
+
+        with mock.patch.object(training_pytorch.dist, 'all_gather_object', gather):
+            with (
+                self.assertRaisesRegex(FlagError, 'rank 1: no file'),
+                training_pytorch.together(training_pytorch.Ranks(0, 2)),
+            ):
+                pass
+            with self.assertRaises(SystemExit) as caught, training_pytorch.together(training_pytorch.Ranks(1, 2)):
+                pass
+        self.assertEqual(caught.exception.code, 2)
+        self.assertLess(training_pytorch.PATIENCE.total_seconds(), 60)
+
+    def test_a_checkpoint_for_each_seed(self) -> None:
+        with temporary_directory() as directory:
+            where = directory / 'run.pt'
+            self.train('--seeds', '1,2', '--checkpoint', str(where))
+            self.train('--checkpoint', str(where))
+            self.assertEqual(sorted(path.name for path in directory.iterdir()), ['run.pt', 'run_seed=42.pt'])
+
+    def test_a_checkpoint_has_the_steps_that_are_done(self) -> None:
+        with temporary_directory() as directory:
+            self.train('--checkpoint', str(directory / 'run.pt'))
+            with mock.patch.object(training_pytorch, 'training_step', side_effect=AssertionError):
+                record = self.train('--checkpoint', str(directory / 'run.pt'))
+            self.assertEqual([row['step'] for row in record.rows], [1, 4])
+
+    def test_a_checkpoint_that_could_not_be_written_is_refused_at_once(self) -> None:
+        with temporary_directory() as directory:
+            (directory / 'lost').symlink_to('/nonexistent/disk')
+            with self.assertRaisesRegex(FlagError, 'cannot write --checkpoint .*nonexistent'):
+                self.train('--checkpoint', str(directory / 'lost/run.pt'))
+
+    def test_a_seed_s_run_that_is_there_is_not_trained_again(self) -> None:
+        with temporary_directory() as directory:
+            first = self.train('--seeds', '1,2', output_dir=str(directory))
+            with mock.patch.object(training_pytorch, 'training_step', side_effect=AssertionError):
+                again = self.train('--seeds', '1,2', output_dir=str(directory))
+        self.assertEqual(again.rows, first.rows)
+
+
 class CompareBatchNormTest(unittest.TestCase):
     ARGS = ('--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3')
 
@@ -508,6 +700,50 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertAlmostEqual(summary['test_acc']['manual']['best_std'], np.std(best, ddof=1))
         self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
         self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
+
+    def made_up(self) -> compare_batch_norm.Comparison:
+        """Runs of two seeds of each kind, of three evaluations."""
+        curves = {'none': ((0.1, 0.5, 0.2), (0.2, 0.3, 0.1)), 'manual': ((0.3, 0.6, 0.5), (0.3, 0.2, 0.7))}
+        records: dict[str, list[experiment.RunRecord]] = {}
+        for kind, of_kind in curves.items():
+            for seed, accuracies in enumerate(of_kind, 1):
+                run_flags = {'max_steps': 3, 'eval_freq': 1, 'seed': seed}
+                record = experiment.RunRecord('mlp', 'MLP', 'synthetic', run_flags, quiet=True)
+                with record.running():
+                    for step, accuracy in enumerate(accuracies):
+                        record.add(step, (0.9 - accuracy, 1.0), (accuracy, 1.0))
+                record.seconds = float(seed)
+                records.setdefault(kind, []).append(record)
+        return compare_batch_norm.Comparison(records, {'seeds': [1, 2]})
+
+    def test_what_is_compared(self) -> None:
+        comparison = self.made_up()
+        for kind, best, last in (('none', (0.5, 0.3), (0.2, 0.1)), ('manual', (0.6, 0.7), (0.5, 0.7))):
+            numbers = comparison.summary()[kind]
+            for which, values in (('best', best), ('last', last)):
+                self.assertAlmostEqual(numbers[f'{which}_mean'], np.mean(values))
+                self.assertAlmostEqual(numbers[f'{which}_std'], np.std(values, ddof=1))
+        comparison.write(self.directory)
+        rows = read_rows(self.directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
+        told = [(row['batch_norm'], row['seed'], row['test_acc']) for row in rows]
+        self.assertEqual(told[2:4], [('none', '1', '0.2'), ('none', '2', '0.2')])
+        self.assertEqual(told[-1], ('manual', '2', '0.7'))
+        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
+        self.assertEqual(summary['seconds'], 6.0)
+
+    def test_the_difference_is_with_minus_without(self) -> None:
+        with mock.patch.object(compare_batch_norm, 'save_figure') as save_figure:
+            self.made_up().plot(self.directory / 'x.png')
+        both, difference = save_figure.call_args.args[0].axes
+        np.testing.assert_allclose(difference.get_lines()[0].get_ydata(), [0.15, 0.0, 0.45], atol=1e-12)
+        lines = {line.get_label(): list(line.get_ydata()) for line in both.get_lines()}
+        np.testing.assert_allclose(lines['with batch normalisation'], [0.3, 0.4, 0.6])
+
+    def test_one_seed_has_no_deviation(self) -> None:
+        comparison = self.made_up()
+        comparison.seeds = [1]
+        with warnings.catch_warnings(action='error'):
+            self.assertNotIn('best_std', comparison.summary()['none'])
 
     def test_what_is_done_is_kept_and_not_done_again(self) -> None:
         train = train_mlp_pytorch.train

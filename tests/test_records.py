@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -54,6 +56,7 @@ class RecordTest(unittest.TestCase):
         record = self.follow([1.0, math.nan, 1.0, 1.0, 1.0])
         self.assertEqual([row['step'] for row in record.rows], [1, 2])
         self.assertEqual((record.status, record.exit_status), ('diverged', 3))
+        self.assertEqual([row['step'] for row in self.follow([1.0, math.inf, 1.0]).rows], [1, 2])
         with temporary_directory() as directory:
             record.write(directory)
             self.assertIsNone(json.loads((directory / 'results/mlp.json').read_text())['last']['train_loss'])
@@ -70,8 +73,8 @@ class RecordTest(unittest.TestCase):
         record = self.record()
         with record.running():
             record.add(0, (0.5, 1.0), (0.9, 1.0), (0.2, 1.0))
-            record.add(2, (0.5, 1.0), (0.1, 1.0), (0.3, 1.0))
-        self.assertEqual(record.best()['step'], 3)
+            record.add(2, (0.5, 1.0), (0.1, 1.0), (0.3, 0.25))
+        self.assertEqual((record.best()['step'], record.best()['val_loss']), (3, 0.25))
         self.assertIn('validation', record.table())
 
     def test_the_network_that_is_kept(self) -> None:
@@ -82,10 +85,48 @@ class RecordTest(unittest.TestCase):
             with record.running():
                 for step in range(3):
                     validation = accuracies and (accuracies[step], 1.0)
-                    record.add(step, (0.5, 1.0), (0.1 * step, 1.0), validation)
+                    record.add(step, (0.5, 1.0), (0.4 - 0.1 * step, 1.0), validation)
                 record.add(3, (0.5, 1.0), (0.9, math.nan), accuracies and (0.9, 1.0))
             self.assertEqual(record.kept_row['step'], expected)
             self.assertEqual(network.keep.call_count, 3 if accuracies is None else expected)
+
+    def test_what_is_written_says_what_it_is_of(self) -> None:
+        network = mock.Mock(suffix='.npz')
+        with mock.patch('time.perf_counter', side_effect=[10.0, 12.5]):
+            record = self.record(network=network)
+            with record.running():
+                record.add(0, (0.6, 2.0), (0.1, 3.0), (0.1, 4.0))
+                record.add(2, (0.5, 2.0), (0.1, 3.0), (0.3, 4.0))
+                record.add(4, (0.4, 2.0), (0.1, 3.0), (0.2, 4.0))
+        with temporary_directory() as directory:
+            record.write(directory)
+            summary = json.loads((directory / 'results/mlp.json').read_text())
+        self.assertEqual(summary['seconds'], 2.5)
+        self.assertEqual((summary['best'], summary['last']), (record.rows[1], record.rows[2]))
+        row = {'step': 5, 'train_acc': 0.4, 'train_loss': 2.0, 'test_acc': 0.1, 'test_loss': 3.0, 'val_acc': 0.2}
+        self.assertEqual(summary['last'], row | {'val_loss': 4.0})
+        self.assertEqual(network.save.call_args.args[1]['row'], record.rows[1])
+
+    def test_a_run_goes_on_from_its_state(self) -> None:
+        first, second = self.record(), self.record()
+        with mock.patch('time.perf_counter', side_effect=[10.0, 12.0, 13.0]), first.running():
+            first.add(0, (0.5, 1.0), (0.1, 1.0))
+            state = first.state()
+        second.restore(state)
+        self.assertEqual((second.rows, second.kept_row), (first.rows, first.rows[0]))
+        with mock.patch('time.perf_counter', side_effect=[100.0, 107.0]), second.running(2) as steps:
+            self.assertEqual(list(steps), [2, 3, 4])
+        self.assertEqual((first.seconds, second.seconds), (3.0, 2.0 + 7.0))
+        state['status'] = 'diverged'
+        second.restore(state)
+        self.assertEqual(second.status, 'diverged')
+
+    def test_a_run_that_ends_before_any_evaluation_leaves_nothing(self) -> None:
+        with temporary_directory() as directory:
+            record = self.record(output_dir=str(directory))
+            with record.running():
+                raise stopping.Stopped(signal.SIGTERM)
+            self.assertEqual((files_under(directory), record.exit_status), ([], 143))
 
     def test_one_file_that_cannot_be_written_does_not_cost_the_others(self) -> None:
         record = self.follow([1.0] * 3)
@@ -112,7 +153,9 @@ class RecordTest(unittest.TestCase):
     def test_an_unfinished_run_has_the_name_while_no_finished_one_has(self) -> None:
         with temporary_directory() as directory:
             self.follow([math.nan]).write(directory)
+            self.follow([1.0, math.nan]).write(directory)
             self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['status'], 'diverged')
+            self.assertEqual(len(read_rows(directory / 'results/mlp.csv')), 2)
             self.follow([1.0]).write(directory)
             self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['status'], 'finished')
 
@@ -158,6 +201,13 @@ class NameTest(unittest.TestCase):
         self.assertLessEqual(max(map(len, names)), flags.MAX_NAME)
         self.assertEqual(names[0], self.name('--dnn_hidden_units', f'{units},1'))
 
+    def test_what_no_file_name_may_have_is_cut_out_and_stays_different(self) -> None:
+        names = [experiment.run_name('s', 'cifar10', {'x': x}, {'x': ''}) for x in ('a/b', 'ab', 'a b', '../ab')]
+        self.assertEqual(names[1], 's_x=ab')
+        self.assertEqual(len(set(names)), 4)
+        for name in names:
+            self.assertRegex(name, r'^[\w=.]+$')
+
     def test_several_seeds_have_theirs_at_the_end(self) -> None:
         run_flags = vars(train_mlp_numpy.build_parser().parse_args(['--seeds', '42,7']))
         for seed in (42, 7):
@@ -197,9 +247,14 @@ class FilesTest(unittest.TestCase):
 
         def watched(source: str, target: str) -> None:
             self.assertTrue(opened[0].closed)
+            fsync.assert_called_once()  # or a machine that loses its power may have a file without its contents
             replace(source, target)
 
-        with mock.patch('os.replace', watched), files.atomic_file(self.path) as file:
+        with (
+            mock.patch('os.replace', watched),
+            mock.patch('os.fsync') as fsync,
+            files.atomic_file(self.path) as file,
+        ):
             opened.append(file)
             file.write(b'new')
         self.assertEqual(self.path.read_bytes(), b'new')
@@ -214,6 +269,10 @@ class FilesTest(unittest.TestCase):
             leftover.touch()
         self.write(self.path)
         self.assertEqual(set(self.directory.iterdir()), {self.path, alive, others})
+        hour_ago = time.time() - 3600
+        os.utime(others, (hour_ago, hour_ago))
+        self.write(self.path)
+        self.assertTrue(others.exists())
         os.utime(others, (0, 0))
         files.check_can_write(self.path)
         self.assertEqual(set(self.directory.iterdir()), {self.path, alive})
@@ -230,6 +289,13 @@ class FilesTest(unittest.TestCase):
         self.write(self.path)
         self.assertEqual(target.read_bytes(), b'new')
 
+    def test_folders_that_are_missing_are_made_by_the_writing_alone(self) -> None:
+        below = self.directory / 'a/b/file'
+        files.check_can_write(below)
+        self.assertEqual(files_under(self.directory), [])
+        self.write(below)
+        self.assertEqual(below.read_bytes(), b'new')
+
     def test_links_to_nowhere_and_what_is_no_file_are_refused(self) -> None:
         (self.directory / 'lost').symlink_to('/nonexistent/disk')
         os.mkfifo(self.directory / 'pipe')
@@ -237,8 +303,10 @@ class FilesTest(unittest.TestCase):
             for attempt in (files.check_can_write, self.write):
                 with self.assertRaises(OSError, msg=f'{path} {attempt}'):
                     attempt(self.directory / path)
-        with self.assertRaises(OSError):
+        with self.assertRaisesRegex(OSError, 'is no regular file'):
             files.check_can_write('/dev/null')
+        with self.assertRaisesRegex(IsADirectoryError, 'is a directory'):
+            files.check_can_write(self.directory)
 
     def test_the_check_finds_what_the_writing_would(self) -> None:
         with self.assertRaises(OSError):
@@ -294,6 +362,31 @@ class EndsTest(unittest.TestCase):
             os.kill(os.getpid(), signal.SIGHUP)
         self.assertIs(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
 
+    def test_handlers_are_put_back_and_threads_have_none(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.getsignal(number) for number in numbers]
+        with stopping.stopping_signals():
+            inside = [signal.getsignal(number) for number in numbers]
+        self.assertEqual([signal.getsignal(number) for number in numbers], before)
+        self.assertTrue(all(handler not in before for handler in inside))
+        entered = []
+
+        def in_a_thread() -> None:
+            with stopping.stopping_signals():
+                entered.append(True)
+
+        thread = threading.Thread(target=in_a_thread)
+        thread.start()
+        thread.join()
+        self.assertEqual(entered, [True])
+
+    def test_a_signal_outside_of_a_run(self) -> None:
+        for stop, status in ((stopping.Stopped(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)):
+            work = mock.Mock(side_effect=stop)
+            with mock.patch.object(sys, 'argv', ['x']), contextlib.redirect_stderr(io.StringIO()) as stderr:
+                self.assertEqual(script.run_script(flags.OneLineParser(), work), status)
+            self.assertEqual(stderr.getvalue(), 'interrupted\n')
+
     def test_divergence_is_a_result(self) -> None:
         done = run_script('train_mlp_numpy.py', *SHORT, '--output_dir', self.directory, '--learning_rate', '1e300')
         self.assertEqual((done.returncode, done.stderr), (3, ''))
@@ -308,6 +401,18 @@ class EndsTest(unittest.TestCase):
             done = subprocess.run(f'{command}/{i} {redirect}', shell=True, text=True, capture_output=True)
             self.assertEqual((done.returncode, done.stderr), (0, ''), redirect)
             self.assertEqual(len(files_under(self.directory / str(i))), 7, redirect)
+
+    @unittest.skipUnless(Path('/dev/full').exists(), 'needs /dev/full')
+    def test_the_last_words_that_nobody_takes(self) -> None:
+        """Those that still wait in the buffer when the work is done."""
+        program = 'import flags, script; print(script.run_script(flags.OneLineParser(), lambda _: print("x") or 0), '
+        program += 'file=__import__("sys").stderr)'
+        with open('/dev/full', 'w') as full:
+            buffered = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+            done = subprocess.run(
+                [sys.executable, '-c', program], cwd=ROOT, env=buffered, stdout=full, stderr=subprocess.PIPE
+            )
+        self.assertEqual((done.returncode, done.stderr), (0, b'0\n'))
 
     def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
         (self.directory / 'out').symlink_to('/nonexistent/disk')
@@ -354,6 +459,7 @@ class EndsTest(unittest.TestCase):
         for error in (MemoryError('1 TB'), RuntimeError('no\nmemory'), OSError(28, 'No space left', 'file')):
             status, text = end(error)
             self.assertEqual((status, text.count('\n')), (1, 1))
+        self.assertEqual(end(RuntimeError())[1], 'x: RuntimeError\n')
         with self.assertRaises(TypeError), flags.one_line_errors(flags.OneLineParser()):
             raise TypeError
 
@@ -375,6 +481,7 @@ class KeptNetworkTest(unittest.TestCase):
             self.assertIn(row, record.rows)
             self.assertEqual(row, record.best() if more else record.rows[-1])
             flat = network.probabilities(test.pixels)
+            self.assertEqual(flat.dtype, record.flags['dtype'])
             self.assertEqual((flat.argmax(axis=1) == test.classes).mean(), row['test_acc'])
             self.assertAlmostEqual(-np.log(flat[np.arange(len(flat)), test.classes]).mean(), row['test_loss'], places=5)
             np.testing.assert_array_equal(network.probabilities(test.pixels.reshape(-1, 3, 32, 32)), flat)
@@ -410,9 +517,16 @@ class KeptNetworkTest(unittest.TestCase):
                 load_network(self.directory / name)
 
     def test_no_code_is_run_from_a_file(self) -> None:
-        np.savez(self.directory / 'x.npz', description=np.array([Path('x')], dtype=object))
+        trace = self.directory / 'trace'
+
+        class Hostile:
+            def __reduce__(self) -> tuple:
+                return os.mkdir, (str(trace),)
+
+        np.savez(self.directory / 'x.npz', description=np.array([Hostile()], dtype=object))
         with self.assertRaisesRegex(NetworkError, 'is damaged or no network'):
             load_network(self.directory / 'x.npz')
+        self.assertFalse(trace.exists())
 
 
 class SeedsTest(unittest.TestCase):
@@ -440,6 +554,23 @@ class SeedsTest(unittest.TestCase):
         self.assertEqual(len(list((self.directory / 'networks').iterdir())), 2)
         self.assertEqual(out.count('mean ± standard deviation over 2 seeds'), 1)
 
+    def test_mean_and_standard_deviation_of_the_best_and_the_last_row(self) -> None:
+        records = []
+        for seed, accuracies in ((1, (0.1, 0.5, 0.2)), (2, (0.2, 0.1, 0.1)), (3, (0.1, 0.2, 0.6))):
+            run_flags = {'max_steps': 3, 'eval_freq': 1, 'seed': seed, 'seeds': [1, 2, 3]}
+            record = experiment.RunRecord('mlp', 'MLP', 'cifar10', run_flags, quiet=True)
+            with record.running():
+                for step, accuracy in enumerate(accuracies):
+                    record.add(step, (0.5, 1.0), (accuracy, 1.0))
+            records.append(record)
+        with contextlib.redirect_stdout(io.StringIO()):
+            script.write_seeds(records, str(self.directory))
+        summary = json.loads((self.directory / 'results/mlp.json').read_text())
+        for which, values in (('best', (0.5, 0.2, 0.6)), ('last', (0.2, 0.1, 0.6))):
+            self.assertAlmostEqual(summary['mean'][which]['test_acc'], np.mean(values))
+            self.assertAlmostEqual(summary['std'][which]['test_acc'], np.std(values, ddof=1))
+        self.assertAlmostEqual(summary['mean']['best']['step'], (2 + 1 + 3) / 3)
+
     def test_the_same_command_goes_on(self) -> None:
         self.main('--seeds', '1,2', '--name', 'x')
         before = only(self.directory / 'networks', 'seed=1.npz').stat().st_mtime_ns
@@ -451,6 +582,14 @@ class SeedsTest(unittest.TestCase):
             self.main('--seeds', '1', '--name', 'x', '--learning_rate', '1')
         self.assertIn('its learning_rate is 0.002, here it is 1.0', stderr.getvalue())
 
+    def test_what_is_done_keeps_its_rows_and_seconds(self) -> None:
+        args = [*SHORT, '--output_dir', str(self.directory), '--seeds', '1,2']
+        parsed = train_mlp_numpy.build_parser().parse_args(args)
+        with contextlib.redirect_stdout(io.StringIO()):
+            first, again = (script.train_seeds(parsed, train_mlp_numpy.train) for _ in range(2))
+        for done, read in zip(first, again, strict=True):
+            self.assertEqual((read.rows, read.seconds), (done.rows, round(done.seconds, 3)))
+
     def test_one_that_diverges_does_not_end_the_others(self) -> None:
         train = train_mlp_numpy.train
 
@@ -461,6 +600,8 @@ class SeedsTest(unittest.TestCase):
         with mock.patch.object(train_mlp_numpy, 'train', second_diverges):
             status, _ = self.main('--seeds', '1,2,3', '--name', 'x')
         self.assertEqual((status, self.summary()['seeds']), (3, [1, 3]))
+        self.assertEqual(self.main('--seeds', '1,2,3', '--name', 'x')[0], 0)  # what is not finished is not done
+        self.assertEqual(self.summary()['seeds'], [1, 2, 3])
 
     def test_an_interruption_ends_them_and_keeps_what_is_done(self) -> None:
         add = experiment.RunRecord.add
@@ -485,6 +626,8 @@ class SeedsTest(unittest.TestCase):
         self.assertEqual(self.summary()['mean'], both['mean'])
         self.main('--name', 'x', '--learning_rate', '1')  # another run: the summary is not its
         self.assertNotIn('mean', self.summary())
+        self.main('--seeds', '1,2', '--name', 'x')  # nor is its record theirs
+        self.assertEqual((self.summary()['flags']['learning_rate'], self.summary().get('status')), (0.002, None))
 
     def test_seed_and_seeds_exclude_each_other(self) -> None:
         self.assertIn('not allowed with', refused(self, train_mlp_numpy, '--seed', '1', '--seeds', '1,2'))
