@@ -16,14 +16,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import normalisation
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction, CustomBatchNormManualModule
+from custom_layernorm import CustomLayerNormAutograd, CustomLayerNormManualFunction, CustomLayerNormManualModule
 
 PAIRS = [
     (CustomBatchNormAutograd, nn.BatchNorm1d),
     (CustomBatchNormManualModule, nn.BatchNorm1d),
+    (CustomLayerNormAutograd, nn.LayerNorm),
+    (CustomLayerNormManualModule, nn.LayerNorm),
 ]
 # PyTorch's function, and the axis that is normalised over.
 FUNCTIONS = [
     (CustomBatchNormManualFunction, lambda x, g, b: nn.functional.batch_norm(x, None, None, g, b, True, eps=1e-5), 0),
+    (CustomLayerNormManualFunction, lambda x, g, b: nn.functional.layer_norm(x, g.shape, g, b), 1),
 ]
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 WIDTH = 6
