@@ -13,8 +13,8 @@ from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import STUDENT_TABLES, searched, summary
 from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill
 
-# The equations of a batch, which the NumPy modules compute, and those of batch normalisation by hand.
-COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25}
+# The equations of a batch, which the NumPy modules compute, and those of the normalisations by hand.
+COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33}
 
 Check = Callable[[Path], Iterator[str]]
 CHECKS: dict[str, Check] = {}

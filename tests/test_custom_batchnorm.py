@@ -1,4 +1,4 @@
-"""What batch normalisation costs besides its arithmetic; its gradients are checked in `unittests.py`."""
+"""What the normalisations cost besides their arithmetic; their gradients are checked in `unittests.py`."""
 
 import unittest
 
@@ -6,6 +6,7 @@ import torch
 
 from benchmark.normalisation import saved_bytes
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
+from custom_layernorm import CustomLayerNormManualModule
 
 
 class MemoryTest(unittest.TestCase):
@@ -22,3 +23,11 @@ class MemoryTest(unittest.TestCase):
         self.assertEqual(saved_bytes(manual, x.detach()), 0)
         manual.gamma.requires_grad_()
         self.assertEqual(saved_bytes(manual, x.detach()), x.nbytes + 2 * 8 * 4)
+
+    def test_layer_normalisation_saves_the_input_and_gamma(self) -> None:
+        x = torch.randn(50, 8, requires_grad=True)
+        module = CustomLayerNormManualModule(8)
+        self.assertEqual(saved_bytes(module, x), x.nbytes + 8 * 4)
+        self.assertLessEqual(saved_bytes(module, x), saved_bytes(torch.nn.LayerNorm(8), x))
+        module.gamma.requires_grad_(False)
+        self.assertEqual(saved_bytes(module, x.detach()), 0)
