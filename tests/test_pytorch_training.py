@@ -459,6 +459,8 @@ class TorchTrainingTest(unittest.TestCase):
             self.assertEqual(training_pytorch.pick_device('auto').type, 'cpu')
             with self.assertRaisesRegex(FlagError, 'processes cannot share it'):
                 training_pytorch.pick_device('mps')
+            with self.assertRaisesRegex(FlagError, '--device cuda: PyTorch finds no such device here'):
+                training_pytorch.pick_device('cuda')
         with (
             mock.patch.object(training_pytorch, 'launched', return_value=True),
             mock.patch.dict(os.environ, {'LOCAL_RANK': '1'}),
