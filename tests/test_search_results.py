@@ -77,7 +77,7 @@ class SettingsTest(unittest.TestCase):
         ended = {'loss': math.nan, 'status': 'diverged'}
         for steps, more, whole in (
             ((1, 11, 20), {}, True), ((1, 20), {}, False), ((1, 12, 20), {}, False), ((1, 11), {}, False),
-            ((1, 11, 15), ended, True), ((1, 15), ended, False), ((1, 11, 25), ended, False),
+            ((1, 11, 15), ended, True), ((1, 15), ended, False), ((1, 11, 21), ended, False),
             ((1, 11, 20), {'status': 'diverged'}, False), ((1, 11, 20), {'loss': math.nan}, False),
         ):  # fmt: skip
             status = {'status': more.get('status', 'finished')}
@@ -126,6 +126,7 @@ class ClockTest(unittest.TestCase):
     def test_settings_that_are_there_are_not_added_again(self) -> None:
         for _ in range(2):
             self.search(self.short, 0.0, 1.0, 1.0, 1.0)
+        self.assertEqual(len((self.directory / 'results/x.csv').read_text().splitlines()), 1 + 2)
         self.search(self.short._replace(optimizer='adam'), 0.0, 1.0, 1.0, 1.0)
         lines = (self.directory / 'results/x.csv').read_text().splitlines()[1:]
         self.assertEqual([line.split(',')[0] for line in lines], ['adam'] * 2 + ['sgd'] * 2)
