@@ -701,6 +701,12 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
         self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
 
+    def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
+        (self.directory / 'results/batch_norm_mlp_pytorch.csv').mkdir(parents=True)
+        with mock.patch.object(train_mlp_pytorch, 'train', side_effect=AssertionError):
+            status, _, err = self.main('--seeds', '1')
+        self.assertEqual((status, 'is a directory' in err), (2, True))
+
     def made_up(self) -> compare_batch_norm.Comparison:
         """Runs of two seeds of each kind, of three evaluations."""
         curves = {'none': ((0.1, 0.5, 0.2), (0.2, 0.3, 0.1)), 'manual': ((0.3, 0.6, 0.5), (0.3, 0.2, 0.7))}

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import math
 import unittest
 from unittest import mock
@@ -118,8 +119,8 @@ class ClockTest(unittest.TestCase):
         self.search(self.long, 1000.0, 1020.0, 12.0, 11.0)
         _, times, wall_seconds = search_results.read_summary(self.directory / 'results/x.json')
         self.assertEqual((times, wall_seconds), ({self.long.run: {'wall_seconds': 18.0, 'core_seconds': 16.0}}, 30.0))
-        text = (self.directory / 'results/x.json').read_text()
-        self.assertIn('"core_seconds": 16.0', text)
+        summary = json.loads((self.directory / 'results/x.json').read_text())
+        self.assertEqual(summary['core_seconds'], 16.0)
         self.assertEqual(self.results().speed(), search_results.arithmetic(self.long) / 18)
         self.assertEqual(self.results().done(), {self.short, self.long})
 
