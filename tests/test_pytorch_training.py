@@ -574,6 +574,8 @@ class TrainLoopTest(unittest.TestCase):
             optimizer = training_pytorch.make_optimizer(name, TorchMLP(4, [], 2), 0.25)
             self.assertIs(type(optimizer), kind)
             self.assertEqual(optimizer.param_groups[0]['lr'], 0.25)
+            with self.assertRaisesRegex(FlagError, 'must be at most 3.4e'):
+                training_pytorch.make_optimizer(name, TorchMLP(4, [], 2), 1e39)
 
     def test_precision_of_a_step(self) -> None:
         widths = []
