@@ -217,7 +217,7 @@ def main() -> int:
                     f'{(trial.project / SAID).read_text()[-2000:]}\nfails without an error: {" ".join(trial.tests)}'
                 )
         tried = [error for error in errors if error.tests in limits]
-        for trial, passed in in_turn(copies, ((error.tests, error, limits[error.tests]) for error in errors)):
+        for trial, passed in in_turn(copies, ((error.tests, error, limits[error.tests]) for error in tried)):
             if passed:
                 unnoticed.append(trial.error)
                 tqdm.write(f'unnoticed: {trial.error}')

@@ -185,6 +185,7 @@ class GridSearchTest(SearchTest):
             (('--learning_rate', '1e-3', 'abc'), "got 'abc'"),
             (('--optimizer', 'adam', 'lbfgs'), "'lbfgs'"),
             (('--batch_size', '20000'), '--batch_size must be at most 10000'),
+            (('--batch_size', '20', '20000'), '--batch_size must be at most 10000'),
             (('--batch_size', '20', '--validation_size', '20000'), 'validation_size must be between 0 and 10000'),
             (('--batch_size', '1', '--batch_norm', 'manual'), 'at least 2 examples'),
             (('--batch_size', '20', '--checkpoint', 'run.pt'), 'unrecognized arguments: --checkpoint run.pt'),
@@ -196,6 +197,7 @@ class GridSearchTest(SearchTest):
             refused.append((('--batch_size', '20', '--device', 'cuda'), 'no such device'))
         for args, words in refused:
             self.assert_refused(words, *here, *args)
+        self.assert_refused('grid_search_mlp_pytorch_own.csv to plot', '--batch_size', '20', '--plot')  # of CIFAR-10
         self.assertEqual(files_under(self.directory), [])
 
     def test_not_under_torchrun(self) -> None:
@@ -351,6 +353,7 @@ class ResultsTest(SearchTest):
             self.assert_refused(words, *GRID, *args)
         with mock.patch.object(grid_search, 'pick_device', torch.device):
             self.assert_refused('its device is cpu, here it is cuda', *GRID, '--device', 'cuda')
+        self.assertIn('16 of 16 settings', self.main(*GRID, '--data_dir', 'elsewhere', '--dry_run')[1])
         saved = json.loads(self.json.read_text())
         self.assertEqual(saved['flags']['device'], grid_search.pick_device('auto').type)
 

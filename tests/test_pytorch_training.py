@@ -461,6 +461,8 @@ class TorchTrainingTest(unittest.TestCase):
             self.assertEqual(training_pytorch.pick_device('auto').type, 'cpu')
             with self.assertRaisesRegex(FlagError, 'processes cannot share it'):
                 training_pytorch.pick_device('mps')
+            with self.assertRaisesRegex(FlagError, '--device cuda: PyTorch finds no such device here'):
+                training_pytorch.pick_device('cuda')
         with (
             mock.patch.object(training_pytorch, 'launched', return_value=True),
             mock.patch.dict(os.environ, {'LOCAL_RANK': '1'}),
@@ -574,6 +576,8 @@ class TrainLoopTest(unittest.TestCase):
             optimizer = training_pytorch.make_optimizer(name, TorchMLP(4, [], 2), 0.25)
             self.assertIs(type(optimizer), kind)
             self.assertEqual(optimizer.param_groups[0]['lr'], 0.25)
+            with self.assertRaisesRegex(FlagError, 'must be at most 3.4e'):
+                training_pytorch.make_optimizer(name, TorchMLP(4, [], 2), 1e39)
 
     def test_precision_of_a_step(self) -> None:
         widths = []
@@ -700,6 +704,12 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertAlmostEqual(summary['test_acc']['manual']['best_std'], np.std(best, ddof=1))
         self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
         self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
+
+    def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
+        (self.directory / 'results/batch_norm_mlp_pytorch.csv').mkdir(parents=True)
+        with mock.patch.object(train_mlp_pytorch, 'train', side_effect=AssertionError):
+            status, _, err = self.main('--seeds', '1')
+        self.assertEqual((status, 'is a directory' in err), (2, True))
 
     def made_up(self) -> compare_batch_norm.Comparison:
         """Runs of two seeds of each kind, of three evaluations."""
