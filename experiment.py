@@ -26,7 +26,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from files import check_can_write, write_csv, write_json
-from flags import MAX_NAME, PLACE_FLAGS, FlagError, check_same_flags, one_line
+from flags import MAX_NAME, PLACE_FLAGS, FlagError, by_present_names, check_same_flags, one_line
 from machine import machine, versions
 from plots import plot_curves
 from stopping import exit_status, undisturbed
@@ -68,7 +68,8 @@ def shaping(flags: dict[str, object]) -> dict[str, object]:
 
 def same_but_for_the_seed(flags: dict[str, object], others: dict[str, object]) -> bool:
     """Whether two runs differ in nothing that shapes their results, or in their seeds alone."""
-    return {**shaping(flags), 'seed': None} == {**shaping(others), 'seed': None}
+    flags, others = (shaping(by_present_names(either)) for either in (flags, others))
+    return {**flags, 'seed': None} == {**others, 'seed': None}
 
 
 def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
