@@ -26,7 +26,7 @@ import numpy as np
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet
 from experiment import RunRecord
 from files import atomic_file
-from flags import PLACE_FLAGS, FlagError, check_same_flags
+from flags import PLACE_FLAGS, FlagError, by_present_names, check_same_flags
 
 if TYPE_CHECKING:
     import torch
@@ -285,7 +285,7 @@ def _read_pytorch(path: str | Path) -> LoadedNetwork:
     contents = torch_load(path)
     description = json.loads(contents['description'])
     with torch.device('meta'):  # no memory is taken for initial weights
-        model = _network_class(description)(**description['arguments'])
+        model = _network_class(description)(**by_present_names(description['arguments']))
     model.load_state_dict(contents['state'], assign=True)
     model.to(memory_format=torch.channels_last).eval()
     narrow = description['flags'].get('precision') == 'bfloat16'

@@ -30,6 +30,7 @@ from plots import PALETTE, new_figure, save_figure
 from script import run_script, train_seeds
 
 NAME = 'batch_norm_mlp_pytorch'
+NORMS = {'none': 'none', 'manual': 'batch_manual'}  # the trainer's word for each kind of run
 VARIANTS = {'none': ('without', PALETTE[1]), 'manual': ('with batch normalisation', PALETTE[0])}
 
 
@@ -128,8 +129,9 @@ def train(flags: argparse.Namespace, output_dir: str) -> RunRecord:
     """A run of the trainer, told in a line."""
     record = train_mlp_pytorch.train(flags, output_dir, quiet=True)
     if record.rows and is_main_process():
+        kind = next(kind for kind, norm in NORMS.items() if norm == flags.norm)
         told = f'best test accuracy {record.best()["test_acc"]:.4f}' if record.status == 'finished' else record.status
-        say(f'{VARIANTS[flags.batch_norm][0]}, seed {flags.seed}: {told}')
+        say(f'{VARIANTS[kind][0]}, seed {flags.seed}: {told}')
     return record
 
 
@@ -144,7 +146,7 @@ def compare(flags: argparse.Namespace) -> int:
     of_trainer = defaults(train_mlp_pytorch.build_parser())
     records: dict[str, list[RunRecord]] = {}
     for batch_norm in reversed(VARIANTS):  # with it first, so that a batch too small for it is refused at once
-        run_flags = argparse.Namespace(**{**of_trainer, **vars(flags), 'batch_norm': batch_norm})
+        run_flags = argparse.Namespace(**{**of_trainer, **vars(flags), 'norm': NORMS[batch_norm]})
         records[batch_norm] = train_seeds(run_flags, train)
         if records[batch_norm][-1].status == 'interrupted':
             return records[batch_norm][-1].exit_status

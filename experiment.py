@@ -26,7 +26,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from files import check_can_write, write_csv, write_json
-from flags import MAX_NAME, PLACE_FLAGS, FlagError, check_same_flags, one_line
+from flags import MAX_NAME, PLACE_FLAGS, FlagError, by_present_names, check_same_flags, one_line, told_flag
 from machine import machine, versions
 from plots import plot_curves
 from stopping import exit_status, undisturbed
@@ -68,16 +68,17 @@ def shaping(flags: dict[str, object]) -> dict[str, object]:
 
 def same_but_for_the_seed(flags: dict[str, object], others: dict[str, object]) -> bool:
     """Whether two runs differ in nothing that shapes their results, or in their seeds alone."""
-    return {**shaping(flags), 'seed': None} == {**shaping(others), 'seed': None}
+    flags, others = (shaping(by_present_names(either)) for either in (flags, others))
+    return {**flags, 'seed': None} == {**others, 'seed': None}
 
 
 def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
     """The flags that shape a run's result and are not at their defaults, in the order of `defaults`, as text."""
-    return {
-        flag: ','.join(map(str, flags[flag])) if isinstance(flags[flag], list) else str(flags[flag])
+    return dict(
+        told_flag(flag, flags[flag])
         for flag, default in shaping(defaults).items()
         if flag in flags and flags[flag] != default
-    }
+    )
 
 
 def run_name(script: str, dataset: str, flags: dict[str, object], defaults: dict[str, object]) -> str:

@@ -225,6 +225,43 @@ def defaults(parser: OneLineParser) -> dict[str, object]:
     return vars(parser.parse_args([]))
 
 
+def add_norm_flag(parser: OneLineParser, norms: Iterable[str]) -> None:
+    """Adds `--norm`, one of these, of which 'none' is the default."""
+    parser.add_argument('--norm', choices=list(norms), default='none', help='normalisation before each rectifier')
+
+
+def check_norm(norm: str, hidden_units: list[int], batch_size: int, n_ranks: int = 1) -> None:
+    """Raises a FlagError if these flags leave a normalisation nothing to do, or too little to do it with."""
+    if norm == 'none':
+        return
+    if not hidden_units:
+        raise FlagError(f'--norm {norm} needs a hidden layer to stand in: see --dnn_hidden_units')
+    if norm.startswith('batch') and batch_size < 2 * n_ranks:
+        raise FlagError(
+            f'--norm {norm} needs at least 2 examples in each of {n_ranks} process(es), '
+            f'got a --batch_size of {batch_size}'
+        )
+
+
+BATCH_NORM = {'none': 'none', 'autograd': 'batch_autograd', 'manual': 'batch_manual', 'torch': 'batch_torch'}
+
+
+def by_present_names(flags: dict[str, object]) -> dict[str, object]:
+    """Flags, or a network's arguments, out of a file that may be older than `norm`: `batch_norm`, by BATCH_NORM."""
+    renamed = {('norm' if flag == 'batch_norm' else flag): value for flag, value in flags.items()}
+    if 'batch_norm' in flags:
+        renamed['norm'] = BATCH_NORM.get(flags['batch_norm'], flags['batch_norm'])
+    return renamed
+
+
+def told_flag(flag: str, value: object) -> tuple[str, str]:
+    """A flag and its value as the name of a run tells them: batch normalisation by the older flag, as older runs do."""
+    for old, present in BATCH_NORM.items():
+        if (flag, value) == ('norm', present) and value != 'none':
+            return 'batch_norm', old
+    return flag, ','.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object], defaults: dict[str, object]) -> None:
     """Refuses `what`, a file of another run, where its flags are not those of this run.
 
@@ -233,6 +270,7 @@ def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object
     Raises:
         FlagError: a flag differs; the message names the first that does.
     """
+    saved = by_present_names(saved)
     for flag in sorted({*saved, *here}, key=lambda flag: (flag != 'script', flag)):
         before, now = (flags.get(flag, defaults.get(flag)) for flags in (saved, here))
         if before != now:

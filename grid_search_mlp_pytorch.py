@@ -76,7 +76,7 @@ def build_parser() -> OneLineParser:
     """The flags of `train_mlp_pytorch.py`, five of them with lists of values, and those of the search."""
     parser = OneLineParser(description='Searches the hyper-parameters of the PyTorch multi-layer perceptron.')
     train_mlp_pytorch.add_flags(parser)
-    train_mlp_pytorch.add_batch_norm_flag(parser)
+    train_mlp_pytorch.add_norm_flags(parser)
     add_seed_flag(parser)
     checks = {'learning_rate': positive_float, 'max_steps': positive_int, 'batch_size': positive_int,
               'dnn_hidden_units': hidden_layers, 'optimizer': str.lower}  # fmt: skip
@@ -258,7 +258,7 @@ def search(flags: argparse.Namespace) -> None:
     values = searched_values(flags.grid, given, defaults(train_mlp_pytorch.build_parser()))
     settings = all_settings(values)
     for setting in settings:
-        train_mlp_pytorch.check_batch_norm(flags.batch_norm, setting.widths, setting.batch_size, alone=True)
+        train_mlp_pytorch.check_norm_of_ranks(flags.norm, setting.widths, setting.batch_size, alone=True)
     trains = not (flags.plot or flags.dry_run)
     if (trains and not flags.scheduler) or (flags.device == 'auto' and not flags.plot):
         flags.device = pick_device(flags.device).type

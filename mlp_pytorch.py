@@ -1,4 +1,4 @@
-"""The multi-layer perceptron of `mlp_numpy` in PyTorch, with batch normalisation where it is wanted."""
+"""The multi-layer perceptron of `mlp_numpy` in PyTorch, with a normalisation where it is wanted."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,16 @@ import torch
 from torch import nn
 
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualModule
+from custom_layernorm import CustomLayerNormAutograd, CustomLayerNormManualModule
 
-BATCH_NORMS = {
+NORMS = {
     'none': None,
-    'autograd': CustomBatchNormAutograd,
-    'manual': CustomBatchNormManualModule,
-    'torch': nn.BatchNorm1d,
+    'batch_autograd': CustomBatchNormAutograd,
+    'batch_manual': CustomBatchNormManualModule,
+    'batch_torch': nn.BatchNorm1d,
+    'layer_autograd': CustomLayerNormAutograd,
+    'layer_manual': CustomLayerNormManualModule,
+    'layer_torch': nn.LayerNorm,
 }
 
 
@@ -23,7 +27,7 @@ class MLP(nn.Module):
         n_hidden: the widths of the hidden layers; with none, the network is multinomial logistic regression.
         n_classes: the number of classes.
         neg_slope: the rectifiers' slope below zero; 0 is the plain ReLU.
-        batch_norm: a key of BATCH_NORMS; it stands between each hidden linear layer and its rectifier.
+        norm: a key of NORMS; it stands between each hidden linear layer and its rectifier.
     """
 
     def __init__(
@@ -32,15 +36,15 @@ class MLP(nn.Module):
         n_hidden: Sequence[int],
         n_classes: int,
         neg_slope: float = 0.0,
-        batch_norm: str = 'none',
+        norm: str = 'none',
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = n_inputs
         for n_units in n_hidden:
             layers.append(nn.Linear(width, n_units))
-            if BATCH_NORMS[batch_norm]:
-                layers.append(BATCH_NORMS[batch_norm](n_units))
+            if NORMS[norm]:
+                layers.append(NORMS[norm](n_units))
             layers.append(nn.LeakyReLU(neg_slope) if neg_slope else nn.ReLU())
             width = n_units
         layers.append(nn.Linear(width, n_classes))

@@ -16,17 +16,20 @@ import torch
 from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import RunRecord
 from flags import (
+    BATCH_NORM,
     FlagError,
     OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
     add_mlp_flags,
+    add_norm_flag,
     add_pytorch_flags,
     add_run_flags,
     add_seed_flags,
+    check_norm,
     defaults,
 )
-from mlp_pytorch import BATCH_NORMS, MLP
+from mlp_pytorch import MLP, NORMS
 from script import main
 from training_pytorch import FLOAT32_MAX, OPTIMIZERS, launched, train_model
 
@@ -38,7 +41,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(description='Trains a PyTorch multi-layer perceptron on CIFAR-10.')
     add_flags(parser)
     add_seed_flags(parser)
-    add_batch_norm_flag(parser)
+    add_norm_flags(parser)
     add_checkpoint_flags(parser)
     return parser
 
@@ -51,23 +54,28 @@ def add_flags(parser: OneLineParser) -> None:
     add_pytorch_flags(parser, OPTIMIZERS, optimizer='sgd')
 
 
-def add_batch_norm_flag(parser: OneLineParser) -> None:
-    """Adds `--batch_norm`."""
-    parser.add_argument('--batch_norm', choices=list(BATCH_NORMS), default='none', help='before each rectifier')
+def add_norm_flags(parser: OneLineParser) -> None:
+    """Adds `--norm`, and `--batch_norm`, which sets it, too."""
+    add_norm_flag(parser, NORMS)
+    parser.add_argument(
+        '--batch_norm', action=_BatchNormAction, choices=list(BATCH_NORM), default=argparse.SUPPRESS,
+        help='older name: manual is --norm batch_manual, and so on',
+    )  # fmt: skip
 
 
-def check_batch_norm(batch_norm: str, hidden_units: list[int], batch_size: int, alone: bool = False) -> None:
-    """Raises a FlagError if these flags leave batch normalisation nothing to do, or too little to do it with."""
-    if batch_norm == 'none':
-        return
-    if not hidden_units:
-        raise FlagError(f'--batch_norm {batch_norm} needs a hidden layer to stand in: see --dnn_hidden_units')
+class _BatchNormAction(argparse.Action):
+    """Sets `norm` to what the older flag means."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str, option: str | None = None
+    ) -> None:
+        namespace.norm = BATCH_NORM[value]
+
+
+def check_norm_of_ranks(norm: str, hidden_units: list[int], batch_size: int, alone: bool = False) -> None:
+    """Raises a FlagError if a normalisation has nothing to do, or too few examples in a process under torchrun."""
     n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
-    if batch_size < 2 * n_ranks:
-        raise FlagError(
-            f'--batch_norm {batch_norm} needs at least 2 examples in each of {n_ranks} process(es), '
-            f'got a --batch_size of {batch_size}'
-        )
+    check_norm(norm, hidden_units, batch_size, n_ranks)
 
 
 def train(
@@ -82,13 +90,13 @@ def train(
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    check_batch_norm(flags.batch_norm, flags.dnn_hidden_units, flags.batch_size, alone)
+    check_norm_of_ranks(flags.norm, flags.dnn_hidden_units, flags.batch_size, alone)
     if flags.neg_slope > FLOAT32_MAX:
         raise FlagError(f'--neg_slope must be at most {FLOAT32_MAX:g} in float32, got {flags.neg_slope:g}')
     torch.manual_seed(flags.seed)
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
-        'neg_slope': flags.neg_slope, 'batch_norm': flags.batch_norm,
+        'neg_slope': flags.neg_slope, 'norm': flags.norm,
     }  # fmt: skip
     return train_model(
         SCRIPT, 'MLP in PyTorch', MLP(**arguments), arguments, flags, defaults(build_parser()), output_dir,

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+import torch
+
+import checkpoints
+import experiment
 import flags
 import grid_search_mlp_pytorch as grid_search
 import train_mlp_pytorch
-from tests.helpers import temporary_directory
+from tests.helpers import only, temporary_directory
 
 
 class TypesTest(unittest.TestCase):
@@ -98,3 +103,61 @@ class YoungerFlagTest(unittest.TestCase):
             self.assertIn('1 of 1 settings are done', search('--dry_run'))
             with self.assertRaisesRegex(flags.FlagError, 'its brand_new is 3, here it is 4'):
                 search('--dry_run', '--brand_new', '4')
+
+
+class NormTest(unittest.TestCase):
+    """`--batch_norm` is the older name of a part of `--norm`, in files as on the command line."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(temporary_directory()))
+
+    def parse(self, *args: str) -> argparse.Namespace:
+        argv = ['--dataset', 'synthetic', '--max_steps', '2', '--dnn_hidden_units', '4',
+                '--output_dir', str(self.directory), *args]  # fmt: skip
+        return train_mlp_pytorch.build_parser().parse_args(argv)
+
+    def test_the_older_flag_sets_the_same_value(self) -> None:
+        for parser in (train_mlp_pytorch.build_parser(), grid_search.build_parser()):
+            for old, norm in flags.BATCH_NORM.items():
+                parsed = parser.parse_args(['--batch_norm', old])
+                self.assertEqual(parsed, parser.parse_args(['--norm', norm]))
+                self.assertNotIn('batch_norm', vars(parsed))
+            with self.assertRaises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                parser.parse_args(['--batch_norm', 'layer_manual'])
+
+    def test_files_of_older_runs_are_of_the_same_run(self) -> None:
+        defaults = {'norm': 'none'}
+        for old, norm in flags.BATCH_NORM.items():
+            flags.check_same_flags('the file', {'batch_norm': old}, {'norm': norm}, defaults)
+            self.assertTrue(experiment.same_but_for_the_seed({'batch_norm': old, 'seed': 1}, {'norm': norm, 'seed': 2}))
+            told = {} if old == 'none' else {'batch_norm': old}
+            self.assertEqual(experiment.told_flags({'norm': norm}, defaults), told)
+        self.assertEqual(experiment.told_flags({'norm': 'layer_torch'}, defaults), {'norm': 'layer_torch'})
+        with self.assertRaisesRegex(flags.FlagError, 'its norm is batch_torch, here it is batch_manual'):
+            flags.check_same_flags('the file', {'batch_norm': 'torch'}, {'norm': 'batch_manual'}, defaults)
+
+    def test_a_checkpoint_and_a_network_of_an_older_run(self) -> None:
+        checkpoint = self.directory / 'run.pt'
+        parsed = self.parse('--norm', 'batch_manual', '--checkpoint', str(checkpoint))
+        train_mlp_pytorch.train(parsed, str(self.directory), quiet=True)
+        state = torch.load(checkpoint, weights_only=True)
+        self.assertEqual(state['flags'].pop('norm'), 'batch_manual')
+        state['flags']['batch_norm'] = 'manual'
+        torch.save(state, checkpoint)
+        train_mlp_pytorch.train(parsed, str(self.directory), quiet=True)
+        network = only(self.directory / 'networks', '.pt')
+        pixels = np.random.RandomState(0).randint(256, size=(3, 3072)).astype(np.uint8)
+        expected = checkpoints.load_network(network).probabilities(pixels)
+        contents = torch.load(network, weights_only=True)
+        contents['description'] = contents['description'].replace('"norm": "batch_manual"', '"batch_norm": "manual"')
+        self.assertIn('"batch_norm": "manual"', contents['description'])
+        torch.save(contents, network)
+        np.testing.assert_array_equal(checkpoints.load_network(network).probabilities(pixels), expected)
+
+    def test_layer_normalisation_trains_alike(self) -> None:
+        rows = []
+        for kind in ('autograd', 'manual', 'torch'):
+            record = train_mlp_pytorch.train(self.parse('--norm', f'layer_{kind}', '--batch_size', '1'), quiet=True)
+            rows.append([list(row.values()) for row in record.rows])
+        np.testing.assert_allclose(rows[0], rows[2], rtol=1e-4)
+        np.testing.assert_allclose(rows[1], rows[2], rtol=1e-4)

@@ -36,16 +36,16 @@ class TorchNetworksTest(unittest.TestCase):
 
         self.assertEqual(kinds([], 3), ['Linear'])
         self.assertEqual(kinds([5, 4], 3), ['Linear', 'ReLU', 'Linear', 'ReLU', 'Linear'])
-        self.assertEqual(kinds([5], 3, 0.1, 'torch'), ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
-        self.assertEqual(kinds([5], 3, 0.0, 'manual')[1], 'CustomBatchNormManualModule')
-        self.assertEqual(kinds([5], 3, 0.0, 'autograd')[1], 'CustomBatchNormAutograd')
+        self.assertEqual(kinds([5], 3, 0.1, 'batch_torch'), ['Linear', 'BatchNorm1d', 'LeakyReLU', 'Linear'])
+        self.assertEqual(kinds([5], 3, 0.0, 'batch_manual')[1], 'CustomBatchNormManualModule')
+        self.assertEqual(kinds([5], 3, 0.0, 'batch_autograd')[1], 'CustomBatchNormAutograd')
         self.assertEqual(TorchMLP(3072, [5], 3)(torch.ones(2, 3, 32, 32)).shape, (2, 3))
 
     def test_batch_norms_train_alike(self) -> None:
         losses = []
-        for batch_norm in ('autograd', 'manual', 'torch'):
+        for norm in ('batch_autograd', 'batch_manual', 'batch_torch'):
             torch.manual_seed(0)
-            mlp = TorchMLP(20, [16, 12], 4, batch_norm=batch_norm).double()
+            mlp = TorchMLP(20, [16, 12], 4, norm=norm).double()
             optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
             losses.append([])
             for _ in range(20):
@@ -128,7 +128,7 @@ class TorchTrainingTest(unittest.TestCase):
                 seen.append((self.training, torch.is_grad_enabled(), x))
                 return super().forward(x)
 
-        model = Watched(3072, [10], 10, batch_norm='manual').train()
+        model = Watched(3072, [10], 10, norm='batch_manual').train()
         before = model.layers[1].running_mean.clone()
         accuracy, loss = training_pytorch.evaluate(model, data, 'float32')
         self.assertTrue(model.training)
@@ -511,7 +511,7 @@ class CompareBatchNormTest(unittest.TestCase):
         train = train_mlp_pytorch.train
 
         def interrupted(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
-            if (flags.batch_norm, flags.seed) == ('none', 2):
+            if (flags.norm, flags.seed) == ('none', 2):
                 raise KeyboardInterrupt
             return train(flags, *args, **kwargs)
 
@@ -527,7 +527,7 @@ class CompareBatchNormTest(unittest.TestCase):
         train = train_mlp_pytorch.train
 
         def diverging(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
-            flags.learning_rate = 1e30 if (flags.batch_norm, flags.seed) == ('none', 2) else flags.learning_rate
+            flags.learning_rate = 1e30 if (flags.norm, flags.seed) == ('none', 2) else flags.learning_rate
             return train(flags, *args, **kwargs)
 
         with mock.patch.object(train_mlp_pytorch, 'train', diverging):
