@@ -273,6 +273,7 @@ def _read_numpy(path: str | Path) -> LoadedNetwork:
     description, mean_image = json.loads(str(arrays.pop('description'))), arrays.pop('mean_image')
     mlp = _network_class(description)(**description['arguments'])
     mlp.load_state_dict(arrays)
+    mlp.eval()
     dtype = description['arguments']['dtype']
     return LoadedNetwork(
         description, mean_image, lambda images: mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False))

@@ -4,7 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from modules import LeakyReLUModule, LinearModule, Module, ReLUModule, SoftMaxModule
+from modules import (
+    BatchNormModule,
+    LayerNormModule,
+    LeakyReLUModule,
+    LinearModule,
+    Module,
+    ReLUModule,
+    SoftMaxModule,
+)
+
+NORMS = {'none': None, 'batch': BatchNormModule, 'layer': LayerNormModule}
 
 
 class MLP:
@@ -15,6 +25,7 @@ class MLP:
         n_hidden: the widths of the hidden layers; with none, the network is multinomial logistic regression.
         n_classes: the number of classes.
         neg_slope: the rectifiers' slope below zero; 0 is the plain ReLU.
+        norm: a key of NORMS; it stands between each hidden linear layer and its rectifier.
         rng: draws the weights, layer by layer; NumPy's global generator if None.
         dtype: of the parameters; inputs should be of the same.
 
@@ -29,11 +40,15 @@ class MLP:
         neg_slope: float = 0.0,
         rng: np.random.RandomState | None = None,
         dtype: type | str = np.float64,
+        norm: str = 'none',
     ) -> None:
+        self.training = True
         self.modules: list[Module] = []
         width = n_inputs
         for n_units in n_hidden:
             self.modules.append(LinearModule(width, n_units, rng, dtype))
+            if NORMS[norm]:
+                self.modules.append(NORMS[norm](n_units, dtype=dtype))
             self.modules.append(LeakyReLUModule(neg_slope) if neg_slope else ReLUModule())
             width = n_units
         self.modules.append(LinearModule(width, n_classes, rng, dtype))
@@ -71,11 +86,15 @@ class MLP:
                 yield param, module.grads[name]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that the network has learnt: its parameters, by place and name, such as `0.weight`."""
-        return {f'{i}.{name}': param for i, module in enumerate(self.modules) for name, param in module.params.items()}
+        """All that the network has learnt: parameters and running statistics, by place and name, such as `0.weight`."""
+        return {
+            f'{i}.{name}': array
+            for i, module in enumerate(self.modules)
+            for name, array in {**module.params, **module.buffers}.items()
+        }
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Copies the parameters of a `state_dict` into this network's.
+        """Copies the arrays of a `state_dict` into this network's.
 
         Raises:
             ValueError: they are those of another network.
@@ -83,8 +102,19 @@ class MLP:
         here = self.state_dict()
         if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in here.items()}:
             raise ValueError(f'the state must have the arrays {", ".join(here)} in the shapes of this network')
-        for name, param in here.items():
-            param[...] = state[name]
+        for name, array in here.items():
+            array[...] = state[name]
+
+    def train(self, mode: bool = True) -> 'MLP':
+        """Puts every layer into training mode, or with False into evaluation mode; returns the network."""
+        self.training = mode
+        for module in self.modules:
+            module.train(mode)
+        return self
+
+    def eval(self) -> 'MLP':
+        """Puts every layer into evaluation mode; returns the network."""
+        return self.train(False)
 
     def clear_cache(self) -> None:
         """Lets go of what the last `forward` has kept."""

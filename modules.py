@@ -26,18 +26,20 @@ import numpy as np
 class Module:
     """What all layers have.
 
-    `params` and `grads` hold arrays by name, and are empty until a layer gives itself some; `cache` is what `forward`
-    keeps for `backward`; where `needs_dx` is false, nobody asks for the gradient that `backward` returns, and a layer
-    may save itself the work.
+    `params` and `grads` hold arrays by name, and are empty until a layer gives itself some; so does `buffers`, those
+    that are kept with a network but learnt by no gradient, such as running statistics. `cache` is what `forward` keeps
+    for `backward`; `training` is false in evaluation mode, which is no other mode to most layers; where `needs_dx` is
+    false, nobody asks for the gradient that `backward` returns, and a layer may save itself the work.
     """
 
     cache: object = None
     needs_dx = True
+    training = True
 
     def __new__(cls, *args: object, **kwargs: object) -> 'Module':
         """A module whose class need not remember to call `super().__init__()`."""
         module = super().__new__(cls)
-        module.params, module.grads = {}, {}
+        module.params, module.grads, module.buffers = {}, {}, {}
         return module
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -47,6 +49,15 @@ class Module:
     def backward(self, dout: np.ndarray) -> np.ndarray | None:
         """Fills `grads`, and returns the gradient with respect to the x of the last `forward`."""
         raise NotImplementedError
+
+    def train(self, mode: bool = True) -> 'Module':
+        """Goes into training mode, or with False into evaluation mode; returns the module."""
+        self.training = mode
+        return self
+
+    def eval(self) -> 'Module':
+        """Goes into evaluation mode; returns the module."""
+        return self.train(False)
 
     def clear_cache(self) -> None:
         """Lets go of what the last `forward` has kept."""
@@ -159,6 +170,147 @@ class LeakyReLUModule(Module):
         slope = self.cache
         check_shape('dout', dout, slope.shape)
         return dout * slope
+
+
+class BatchNormModule(Module):
+    """Batch normalisation: out = gamma · x_hat + beta with x_hat = (x − mean) / √(var + eps), over the batch.
+
+    In evaluation mode mean and variance are the running ones, which `forward` moves in training mode.
+
+    Args:
+        n_features: the width of the input.
+        eps: added to the variance.
+        momentum: the weight of a new batch in the running statistics, a number from 0 to 1.
+        dtype: of parameters, gradients and statistics.
+
+    `params` and `grads` hold `gamma` and `beta`, `buffers` `running_mean` and `running_var`, all (n_features,).
+    """
+
+    def __init__(
+        self, n_features: int, eps: float = 1e-5, momentum: float = 0.1, dtype: type | str = np.float64
+    ) -> None:
+        self.eps = eps
+        self.momentum = momentum
+        self.params = {'gamma': np.ones(n_features, dtype), 'beta': np.zeros(n_features, dtype)}
+        self.grads = {name: np.zeros_like(param) for name, param in self.params.items()}
+        self.buffers = {'running_mean': np.zeros(n_features, dtype), 'running_var': np.ones(n_features, dtype)}
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of the shape (n_batch, n_features) of x.
+
+        Raises:
+            ValueError: x has another shape, or is a single row in training mode.
+        """
+        check_shape('x', x, ('n_batch', len(self.params['gamma'])))
+        if self.training and len(x) < 2:
+            raise ValueError(f'a training batch must have at least two rows, or there is no variance, got {len(x)}')
+        x = floating(x)
+        mean = x.mean(axis=0) if self.training else self.buffers['running_mean']
+        x_hat = x - mean
+        if self.training:
+            var = sum_of_products(x_hat, x_hat) / len(x)
+            self._move('running_mean', mean)
+            self._move('running_var', var * (len(x) / (len(x) - 1)))  # unbiased
+        else:
+            var = self.buffers['running_var']
+        rstd = 1 / np.sqrt(var + self.eps)
+        x_hat *= rstd
+        self.cache = x_hat, rstd, self.training
+        out = x_hat * self.params['gamma']
+        out += self.params['beta']
+        return out
+
+    def _move(self, name: str, value: np.ndarray) -> None:
+        running = self.buffers[name]
+        running += self.momentum * (value - running)
+
+    def backward(self, dout: np.ndarray) -> np.ndarray | None:
+        """Fills `grads` and returns the gradient with respect to x, or None where nobody asks for it.
+
+        dbeta  = Σ_batch dout                                                                (Eq. 19)
+        dgamma = Σ_batch dout · x_hat                                                        (Eq. 20)
+        dx     = gamma / √(var + eps) · (dout − dbeta / n_batch − x_hat · dgamma / n_batch)  (Eq. 25)
+        dx     = gamma / √(var + eps) · dout, in evaluation mode                             (Eq. 27)
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        x_hat, rstd, training = self.cache
+        check_shape('dout', dout, x_hat.shape)
+        dbeta, dgamma = dout.sum(axis=0), sum_of_products(dout, x_hat)
+        self.grads['beta'][...], self.grads['gamma'][...] = dbeta, dgamma
+        if not self.needs_dx:
+            return None
+        scale = self.params['gamma'] * rstd
+        if not training:
+            return scale * dout
+        dx = x_hat * (-dgamma / len(dout))
+        dx += dout
+        dx -= dbeta / len(dout)
+        dx *= scale
+        return dx
+
+
+class LayerNormModule(Module):
+    """Layer normalisation: out = gamma · x_hat + beta with x_hat = (x − mean) / √(var + eps), over each row.
+
+    Args:
+        n_features: the width of the input.
+        eps: added to the variance.
+        dtype: of parameters and gradients.
+
+    `params` and `grads` hold `gamma` and `beta`, (n_features,) each.
+    """
+
+    def __init__(self, n_features: int, eps: float = 1e-5, dtype: type | str = np.float64) -> None:
+        self.eps = eps
+        self.params = {'gamma': np.ones(n_features, dtype), 'beta': np.zeros(n_features, dtype)}
+        self.grads = {name: np.zeros_like(param) for name, param in self.params.items()}
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of the shape (n_batch, n_features) of x.
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        check_shape('x', x, ('n_batch', len(self.params['gamma'])))
+        x = floating(x)
+        x_hat = x - x.mean(axis=1, keepdims=True)
+        rstd = 1 / np.sqrt(np.einsum('ni,ni->n', x_hat, x_hat)[:, np.newaxis] / x.shape[1] + self.eps)
+        x_hat *= rstd
+        self.cache = x_hat, rstd
+        out = x_hat * self.params['gamma']
+        out += self.params['beta']
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray | None:
+        """Fills `grads` and returns the gradient with respect to x, or None where nobody asks for it.
+
+        dbeta  = Σ_batch dout                                                           (Eq. 19)
+        dgamma = Σ_batch dout · x_hat                                                   (Eq. 20)
+        dx_hat = gamma · dout                                                           (Eq. 21)
+        dx     = (dx_hat − mean(dx_hat) − x_hat · mean(x_hat · dx_hat)) / √(var + eps)  (Eq. 33)
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        x_hat, rstd = self.cache
+        check_shape('dout', dout, x_hat.shape)
+        np.sum(dout, axis=0, out=self.grads['beta'])
+        self.grads['gamma'][...] = sum_of_products(dout, x_hat)
+        if not self.needs_dx:
+            return None
+        dx = dout * self.params['gamma']
+        along = np.einsum('ni,ni->n', dx, x_hat)[:, np.newaxis] / dx.shape[1]
+        dx -= dx.mean(axis=1, keepdims=True)
+        dx -= x_hat * along
+        dx *= rstd
+        return dx
+
+
+def sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ_batch a · b, (n_features,), for a and b (n_batch, n_features), without an array of the products."""
+    return np.einsum('ni,ni->i', a, b)
 
 
 class SoftMaxModule(Module):

@@ -14,8 +14,17 @@ import numpy as np
 from checkpoints import KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
 from experiment import RunRecord
-from flags import OneLineParser, add_data_flags, add_mlp_flags, add_run_flags, add_seed_flags, defaults
-from mlp_numpy import MLP
+from flags import (
+    OneLineParser,
+    add_data_flags,
+    add_mlp_flags,
+    add_norm_flag,
+    add_run_flags,
+    add_seed_flags,
+    check_norm,
+    defaults,
+)
+from mlp_numpy import MLP, NORMS
 from modules import CrossEntropyModule
 from script import load_data, main
 
@@ -30,6 +39,7 @@ def build_parser() -> OneLineParser:
     add_seed_flags(parser)
     add_data_flags(parser)
     add_mlp_flags(parser)
+    add_norm_flag(parser, NORMS)
     parser.add_argument(
         '--dtype', choices=['float32', 'float64'], default='float64', help='precision of all arithmetic'
     )
@@ -42,12 +52,15 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate(mlp: MLP, data: DataSet) -> tuple[float, float]:
-    """The accuracy and the mean cross-entropy over every example of `data`."""
+    """The accuracy and the mean cross-entropy over every example of `data`, in evaluation mode and back."""
+    training = mlp.training
+    mlp.eval()
     totals = np.zeros(2)
     for images, labels in data.batches(EVALUATION_BATCH):
         probabilities = mlp.forward(images.reshape(len(images), -1))
         loss = CrossEntropyModule().forward(probabilities, labels)
         totals += len(images) * np.array([accuracy(probabilities, labels), loss])
+    mlp.train(training)
     return tuple(map(float, totals / data.num_examples))
 
 
@@ -91,6 +104,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot be followed.
     """
+    check_norm(flags.norm, flags.dnn_hidden_units, flags.batch_size)
     rng = np.random.RandomState(flags.seed)
     data = load_data(
         flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size,
@@ -98,7 +112,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     )  # fmt: skip
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
-        'neg_slope': flags.neg_slope, 'dtype': flags.dtype,
+        'neg_slope': flags.neg_slope, 'dtype': flags.dtype, 'norm': flags.norm,
     }  # fmt: skip
     mlp = MLP(**arguments, rng=rng)
     optimizer = SGD(mlp, flags.learning_rate)

@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from torch.nn.functional import leaky_relu
 
-from modules import CrossEntropyModule, LeakyReLUModule, LinearModule, Module, ReLUModule, SoftMaxModule
+from modules import (
+    BatchNormModule,
+    CrossEntropyModule,
+    LayerNormModule,
+    LeakyReLUModule,
+    LinearModule,
+    Module,
+    ReLUModule,
+    SoftMaxModule,
+)
 
 
 def import_if_there(name: str) -> ModuleType | None:
@@ -553,6 +562,96 @@ class CustomLayerNormTest(unittest.TestCase):
                 with self.assertRaisesRegex(ValueError, expected):
                     module_class(4)(torch.ones(shape))
             self.assertEqual(module_class(4)(torch.ones(1, 4)).shape, (1, 4))
+
+
+class NormModuleTest(ModuleTestCase):
+    """The normalisations in NumPy: beside central differences and PyTorch."""
+
+    def pairs(self, width: int) -> list[tuple[Module, torch.nn.Module]]:
+        """A module of each kind, and PyTorch's own, with the same gamma, beta and running statistics."""
+        pairs = [
+            (BatchNormModule(width, eps=0.1), torch.nn.BatchNorm1d(width, eps=0.1)),
+            (LayerNormModule(width, eps=0.1), torch.nn.LayerNorm(width, eps=0.1)),
+        ]
+        for module, native in pairs:
+            native.double()
+            for name, array in {**module.params, **module.buffers}.items():
+                array[:] = self.rng.rand(width) + 0.5
+                named = {'gamma': 'weight', 'beta': 'bias'}.get(name, name)
+                native.state_dict()[named].copy_(torch.as_tensor(array))
+        return pairs
+
+    def test_gradients(self) -> None:
+        for n, width, training in ((2, 1, True), (6, 4, True), (1, 3, False), (5, 4, False)):
+            for module, native in self.pairs(width):
+                x, dout = self.rng.randn(n, width) * 2 + 3, self.rng.randn(n, width)
+                self.assertIs(module.train(training), module)
+                native.train(training)
+                leaf = torch.tensor(x, requires_grad=True)
+                expected = native(leaf)
+                expected.backward(torch.as_tensor(dout))
+                self.assert_close(module.forward(x), expected.detach().numpy(), 1e-12)
+                for name, buffer in module.buffers.items():
+                    self.assert_close(buffer, getattr(native, name).numpy(), 1e-12)
+                actual = {'x': module.backward(dout), **module.grads}
+                by_torch = (leaf.grad, native.weight.grad, native.bias.grad)
+                for name, array, by in zip(('x', 'gamma', 'beta'), (x, *module.params.values()), by_torch, strict=True):
+                    self.assert_close(actual[name], by.numpy(), 1e-12)
+                    differences = numerical_gradient(lambda x=x, module=module: module.forward(x), array, dout)
+                    self.assert_close(actual[name], differences, 1e-7)
+
+    def test_what_is_kept_survives_changes_of_the_input_and_of_the_output(self) -> None:
+        for module, _ in self.pairs(4):
+            x, dout = self.rng.randn(6, 4), self.rng.randn(6, 4)
+            module.forward(x)
+            expected = module.backward(dout)
+            out = module.forward(x)
+            x += 1
+            out *= 2
+            np.testing.assert_array_equal(module.backward(dout), expected)
+
+    def test_evaluation_mode_leaves_the_running_statistics_alone(self) -> None:
+        module = BatchNormModule(4).eval()
+        module.forward(self.rng.randn(6, 4))
+        np.testing.assert_array_equal(module.buffers['running_mean'], 0)
+        np.testing.assert_array_equal(module.buffers['running_var'], 1)
+
+    def test_wrong_inputs_and_no_dx(self) -> None:
+        for module in (BatchNormModule(3), LayerNormModule(3)):
+            self.check_refused_shapes(module, np.arange(6.0).reshape(2, 3))
+            with self.assertRaisesRegex(ValueError, r'x must have shape \(n_batch, 3\), got \(2, 4\)'):
+                module.forward(np.ones((2, 4)))
+            module.forward(np.array([[1, 2, 4], [3, 5, 7]]))  # whole numbers do not wrap
+            module.needs_dx = False
+            self.assertIsNone(module.backward(np.ones((2, 3))))
+        with self.assertRaisesRegex(ValueError, 'at least two rows'):
+            BatchNormModule(3).forward(np.ones((1, 3)))
+        self.assertEqual(BatchNormModule(3).eval().forward(np.ones((1, 3))).shape, (1, 3))
+
+    def test_float32_stays_float32(self) -> None:
+        for module in (BatchNormModule(3, dtype=np.float32), LayerNormModule(3, dtype=np.float32)):
+            x = self.rng.randn(4, 3).astype(np.float32)
+            self.assertEqual((module.forward(x).dtype, module.backward(x).dtype), (np.float32, np.float32))
+            self.assertEqual({array.dtype for array in (*module.grads.values(), *module.buffers.values())},
+                             {np.dtype(np.float32)})  # fmt: skip
+
+    @needs_mlp
+    def test_in_a_network(self) -> None:
+        for norm, kind in (('batch', BatchNormModule), ('layer', LayerNormModule)):
+            mlp = mlp_numpy.MLP(6, [5, 4], 3, rng=self.rng, norm=norm)
+            self.assertEqual([type(module) for module in mlp.modules[:3]], [LinearModule, kind, ReLUModule])
+            for param, _ in mlp.params_and_grads():
+                param += self.rng.randn(*param.shape) * 0.5
+            x, y = self.rng.randn(7, 6), one_hot(self.rng, 7, 3)
+            mlp.backward(CrossEntropyModule().backward(mlp.forward(x), y))
+            for param, grad in mlp.params_and_grads():
+                loss = lambda: CrossEntropyModule().forward(mlp.forward(x), y)  # noqa: B023, E731
+                self.assert_close(grad.copy(), numerical_gradient(loss, param, 1.0), 1e-6)
+            other = mlp_numpy.MLP(6, [5, 4], 3, norm=norm)
+            other.load_state_dict(mlp.state_dict())
+            np.testing.assert_array_equal(other.eval().forward(x), mlp.eval().forward(x))
+            self.assertEqual({module.training for module in mlp.modules}, {False})
+            self.assertEqual({module.training for module in mlp.train().modules}, {True})
 
 
 # The equations of REPORT.md

@@ -10,13 +10,20 @@ import pickle
 import unittest
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import normalisation
+import train_mlp_numpy
+from checkpoints import load_network
+from cifar10_utils import get_cifar10
 from custom_batchnorm import CustomBatchNormAutograd, CustomBatchNormManualFunction, CustomBatchNormManualModule
 from custom_layernorm import CustomLayerNormAutograd, CustomLayerNormManualFunction, CustomLayerNormManualModule
+from mlp_numpy import MLP
+from modules import BatchNormModule, CrossEntropyModule, LayerNormModule
+from tests.helpers import only, refused, temporary_directory
 
 PAIRS = [
     (CustomBatchNormAutograd, nn.BatchNorm1d),
@@ -233,3 +240,63 @@ class StateTest(unittest.TestCase):
             back = native(WIDTH).eval()
             back.load_state_dict(normalisation.to_native(module.state_dict()))
             torch.testing.assert_close(back(x), theirs(x))
+
+
+class NumPyTest(unittest.TestCase):
+    """The NumPy modules compute what the modules by hand do, and a trained network keeps its running statistics."""
+
+    def test_as_the_modules_by_hand(self) -> None:
+        rng = np.random.RandomState(0)
+        for ours, by_hand in (
+            (BatchNormModule, CustomBatchNormManualModule), (LayerNormModule, CustomLayerNormManualModule),
+        ):  # fmt: skip
+            module, torch_module = ours(WIDTH), by_hand(WIDTH).double()
+            for training in (True, True, False, True):
+                module.train(training)
+                torch_module.train(training)
+                torch_module.zero_grad()
+                x, dout = rng.randn(2, 9, WIDTH) * 3 + 5
+                leaf = torch.tensor(x, requires_grad=True)
+                out = torch_module(leaf)
+                out.backward(torch.as_tensor(dout))
+                expected = {'out': out.detach(), 'dx': leaf.grad, **dict(torch_module.named_buffers())}
+                expected |= {name: param.grad for name, param in torch_module.named_parameters()}
+                actual = {'out': module.forward(x), 'dx': module.backward(dout), **module.grads, **module.buffers}
+                self.assertEqual(actual.keys(), expected.keys())
+                for name, value in expected.items():
+                    np.testing.assert_allclose(actual[name], value.numpy(), rtol=1e-11, atol=1e-12)
+
+    def test_evaluation_during_training(self) -> None:
+        data = get_cifar10(dataset='synthetic')['test']
+        mlp = MLP(3072, [4], 10, rng=np.random.RandomState(0), norm='batch')
+        before = {name: array.copy() for name, array in mlp.state_dict().items()}
+        _, loss = train_mlp_numpy.evaluate(mlp, data)
+        for name, array in mlp.state_dict().items():
+            np.testing.assert_array_equal(array, before[name])
+        self.assertTrue(mlp.training)
+        images = data.images.reshape(len(data.images), -1)
+        probabilities = mlp.eval().forward(images)
+        self.assertAlmostEqual(loss, CrossEntropyModule().forward(probabilities, data.labels))
+        train_mlp_numpy.evaluate(mlp, data)
+        self.assertFalse(mlp.training)
+
+    def test_a_kept_network_has_its_running_statistics(self) -> None:
+        for norm in ('batch', 'layer'):
+            with temporary_directory() as directory:
+                argv = ['--dataset', 'synthetic', '--max_steps', '3', '--dnn_hidden_units', '4', '--norm', norm,
+                        '--dtype', 'float32', '--learning_rate', '0.1']  # fmt: skip
+                flags = train_mlp_numpy.build_parser().parse_args(argv)
+                record = train_mlp_numpy.train(flags, str(directory), quiet=True)
+                network = load_network(only(directory / 'networks', '.npz'))
+                data = get_cifar10(dataset='synthetic')['test']
+                loss = CrossEntropyModule().forward(network.probabilities(data.images), data.labels)
+                self.assertAlmostEqual(record.rows[-1]['test_loss'], loss, places=5)
+                pixels = data.images[:5]
+                np.testing.assert_allclose(network.probabilities(pixels)[:1], network.probabilities(pixels[:1]),
+                                           rtol=1e-5)  # fmt: skip
+
+    def test_flags_that_leave_it_nothing_to_do(self) -> None:
+        message = refused(self, train_mlp_numpy, '--norm', 'batch', '--batch_size', '1')
+        self.assertIn('at least 2 examples', message)
+        message = refused(self, train_mlp_numpy, '--norm', 'layer', '--dnn_hidden_units', '')
+        self.assertIn('needs a hidden layer', message)
