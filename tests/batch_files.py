@@ -44,6 +44,8 @@ def _encoded(value: object) -> bytes:
         case int():
             if 0 <= value < 256:
                 return b'K' + value.to_bytes(1, 'little')
+            if 0 <= value < 65536:
+                return b'M' + value.to_bytes(2, 'little')
             return b'J' + value.to_bytes(4, 'little', signed=True)
         case bytes():
             if len(value) < 256:

@@ -61,6 +61,12 @@ class RatioTest(unittest.TestCase):
         self.assertEqual((like.ratio, like.low, like.high), (1.0, 0.6, 1.4))
         self.assertEqual((slow.verdict, like.verdict, free.verdict), ('MISSED', 'reached, drowns in the noise', ''))
 
+    def test_a_turn_that_was_disturbed_does_not_count(self) -> None:
+        seconds = {'ours': np.array([1.0, 2.0, 300.0]), 'theirs': np.array([1.0, 1.0, 1.0])}
+        with contextlib.redirect_stdout(io.StringIO()):
+            (ratio,) = compare('b', 'case', seconds, 'ours', {'theirs': None})
+        self.assertEqual((ratio.ratio, ratio.measured), (2.0, 2.0))
+
     def test_what_is_written_is_read(self) -> None:
         environment, ratios = {'machine': 'a machine', 'repeats': 3}, {'scale': [RATIO], 'load': []}
         with temporary_directory() as directory:

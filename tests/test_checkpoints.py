@@ -17,7 +17,7 @@ from mlp_pytorch import MLP as TorchMLP
 from tests.helpers import temporary_directory
 
 FLAGS = defaults(train_mlp_pytorch.build_parser()) | {'max_steps': 9}
-ARGUMENTS = {'n_inputs': 3072, 'n_hidden': [3], 'n_classes': 10, 'neg_slope': 0.0, 'batch_norm': 'torch'}
+ARGUMENTS = {'n_inputs': 3072, 'n_hidden': [3], 'n_classes': 10, 'neg_slope': 0.0, 'norm': 'batch_torch'}
 
 
 class CheckpointTest(unittest.TestCase):
@@ -103,7 +103,7 @@ class CheckpointTest(unittest.TestCase):
         self.saved()
         for flag, value in {
             'batch_size': 100, 'learning_rate': 1.0, 'optimizer': 'adam', 'validation_size': 7, 'precision': 'bfloat16',
-            'dnn_hidden_units': [3], 'neg_slope': 0.5, 'batch_norm': 'torch',
+            'dnn_hidden_units': [3], 'neg_slope': 0.5, 'norm': 'batch_torch',
         }.items():  # fmt: skip
             with self.assertRaisesRegex(FlagError, f'belongs to another run: its {flag} is '):
                 self.state(**{flag: value}).load(str(self.path))

@@ -132,6 +132,23 @@ class UnpackingTest(PlaceTest):
                     with mock.patch.object(cifar10_download, 'unpack', side_effect=AssertionError):
                         obtain(data_dir, no_network)
 
+    def test_the_test_set_appears_last(self) -> None:
+        """Without it the files do not count as complete, whoever is killed before."""
+        self.write_archive(self.data_dir)
+        with mock.patch.object(os, 'replace', side_effect=os.replace) as replace:
+            obtain(self.data_dir, no_network)
+        self.assertEqual(replace.call_args.args[1].name, 'test_batch')
+
+    def test_a_name_that_is_looked_up_without_end(self) -> None:
+        """Which no time limit of urllib's ends."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        with (
+            mock.patch.object(urllib.request, 'urlopen', side_effect=lambda *_, **__: over.wait(30)),
+            self.assertRaisesRegex(OSError, 'no answer within 0.1 s'),
+        ):
+            cifar10_download.check_network('http://127.0.0.1:9/x', timeout=0.1)
+
     def test_into_a_directory_that_is_there_already(self) -> None:
         def readme() -> None:
             (self.data_dir / BATCHES_FOLDER).mkdir(parents=True)

@@ -40,6 +40,8 @@ class Triple:
         return 3 * y
 '''
 TESTS = """
+# What a test says of an equation, such as (Eq. 99), is no citation.
+
 class EquationTest:
     def test_equation_1_double(self): ...
     def test_equation_2_triple(self): ...
@@ -63,7 +65,7 @@ def write_search(root: Path, name: str, grid: str, validation: bool = False) -> 
         for step in (1, setting.max_steps):
             accuracy = round(0.1 + step * sum(setting.widths) * 1e-7, 6)
             row = {'train_acc': accuracy, 'train_loss': 2.0, 'test_acc': accuracy, 'test_loss': 2.0}
-            row |= {'val_acc': accuracy, 'val_loss': 2.0} if validation else {}
+            row |= {'test_acc': accuracy - 0.01, 'val_acc': accuracy, 'val_loss': 2.0} if validation else {}
             rows.append({**setting._asdict(), 'status': 'finished', 'step': step, **row})
     path = root / f'results/grid_search_mlp_pytorch{name}'
     write_csv(path.with_suffix('.csv'), rows)
@@ -136,6 +138,8 @@ class ReportTest(unittest.TestCase):
         self.assertEqual((self.root / 'REPORT.md').read_text(), before)
         self.assertIn('| training | accuracy | 0.525 | 0.390 | 0.525 | 0.390 |', before)
         self.assertIn('| 0.4600 | 3000 | Adadelta | 0.0002 | 100 | 400,400,400 | 3000 |', before)
+        self.assertIn('| 0.7000 | 3000 | **0.6900** |', before)  # of the one that is picked by validation alone
+        self.assertEqual(before.count('**0.'), 1)
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
