@@ -16,6 +16,7 @@ from unittest import mock
 
 import cifar10_utils
 import script
+import stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_DIRS = (os.path.expanduser(os.environ.get('CIFAR10_DIR') or 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
@@ -51,15 +52,21 @@ def run_script(name: str, *args: str, **kwargs: object) -> subprocess.CompletedP
     )  # fmt: skip
 
 
+def heed_signals() -> None:
+    """Has this process heed the signals that ask it to end, of which a shell's background or nohup has it ignore some."""
+    for number in stopping.STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def start_script(name: str, *args: object) -> Iterator[subprocess.Popen]:
     """A script that runs while the block does, and is killed at its end if it still does.
 
-    Where the tests run in a shell's background, which lets its jobs ignore Ctrl-C, the script does not ignore it.
+    Where the tests were started to ignore signals, the script does not.
     """
     with subprocess.Popen(
         [sys.executable, '-u', ROOT / name, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_signals,
     ) as process:  # fmt: skip
         try:
             yield process

@@ -55,6 +55,20 @@ class MainProcessTest(unittest.TestCase):
                 self.assertEqual(flags.is_main_process(), is_main)
 
 
+class RankErrorsTest(unittest.TestCase):
+    def test_each_rank_says_its_own_mistake_and_rank_0_first(self) -> None:
+        for rank, waits in (('0', 0), ('1', 1)):
+            with (
+                mock.patch.dict('os.environ', {'TORCHELASTIC_RUN_ID': 'x', 'RANK': rank}),
+                mock.patch('time.sleep') as sleep,
+                contextlib.redirect_stderr(io.StringIO()) as stderr,
+                self.assertRaises(SystemExit) as caught,
+            ):
+                flags.OneLineParser(prog='x').parse_args(['--no_such_flag'])
+            self.assertEqual((caught.exception.code, sleep.call_count), (2, waits))
+            self.assertIn('unrecognized arguments: --no_such_flag', stderr.getvalue())
+
+
 class YoungerFlagTest(unittest.TestCase):
     """What a file lacks counts as that flag's default."""
 

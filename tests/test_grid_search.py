@@ -481,9 +481,9 @@ class ScriptTest(SearchTest):
         with self.script(*grid, '--processes', '2', preexec_fn=limited) as process:
             out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1)
-        self.assertRegex(
-            err, r"\Anot trained: sgd 0.001 50 100000,100000 40; .* \(MemoryError: .*can't allocate.*\)\n\Z"
-        )
+        failed = ' '.join(sorted(re.findall(r'sgd \S+ 50 100000,100000 40', err)))
+        self.assertEqual(failed, 'sgd 0.001 50 100000,100000 40 sgd 1e+30 50 100000,100000 40')
+        self.assertRegex(err, r"\Anot trained: [^\n]* \(MemoryError: [^\n]*can't allocate[^\n]*\)\n\Z")
         self.assertEqual(out.count('best of 8'), 1)
         self.assertEqual((self.directory / CSV).read_bytes(), self.expected(*GRID, '--optimizer', 'SGD'))
         self.assertEqual(len(files_under(self.directory / 'figures')), 2)

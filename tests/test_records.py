@@ -321,6 +321,8 @@ class EndsTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.directory = Path(self.enterContext(temporary_directory()))
+        for number in stopping.STOP_SIGNALS:  # which nohup, say, has the tests ignore
+            self.addCleanup(signal.signal, number, signal.signal(number, signal.default_int_handler))
 
     def stop(self, signum: int) -> tuple[int, str]:
         args = ('--dataset', 'synthetic', '--output_dir', self.directory, '--max_steps', '1000000', '--eval_freq', '10')
