@@ -53,7 +53,7 @@ def run_script(name: str, *args: str, **kwargs: object) -> subprocess.CompletedP
 
 
 def heed_signals() -> None:
-    """Has this process heed the signals that ask it to end, some of which nohup or a shell's background has it ignore."""
+    """Has this process heed the signals that ask it to end, some of which nohup or a background job may ignore."""
     for number in stopping.STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
 

@@ -286,7 +286,7 @@ class TorchTrainingTest(unittest.TestCase):
                 self.assertAlmostEqual(float(value), float(row_of_two[key]), delta=1e-6 * max(1, float(value)))
 
     def test_two_ranks_evaluate_one_network(self) -> None:
-        """With the same running statistics, which a training step leaves different."""
+        """With the same running statistics, which a training step leaves different: once before it, then twice."""
         script_path = self.directory / 'watched.py'
         script_path.write_text(
             'import experiment, os, sys, script, torch, train_mlp_pytorch\n'
