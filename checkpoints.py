@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet
+from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord
 from files import atomic_file
 from flags import PLACE_FLAGS, FlagError, by_present_names, check_same_flags
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import mlp_numpy
 
 EVALUATION_BATCH = 200  # examples at a time, as the trainers evaluate: another number may round otherwise
-LENGTH_FLAGS = {'max_steps', 'eval_freq'}  # a run is the beginning of every longer one
+LENGTH_FLAGS = {'max_steps', 'epochs', 'eval_freq'}  # a run is the beginning of every longer one
 # What NumPy, zipfile, pickle and PyTorch raise over a damaged file.
 DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError, RuntimeError, ValueError, LookupError,
           TypeError, AttributeError, EOFError, NotImplementedError, MemoryError, OverflowError)  # fmt: skip
@@ -61,7 +61,7 @@ def torch_load(path: str | Path) -> Any:
 
 
 class RunState:
-    """All that a PyTorch run needs to go on: weights, optimizer, order of the batches, random numbers and record.
+    """All that a PyTorch run needs to go on: weights, optimizer, order of the batches and record.
 
     Args:
         flags: every flag of the run, by name; a checkpoint must agree with those that shape the result, but may be of
@@ -104,7 +104,6 @@ class RunState:
             'optimizer': self.optimizer.state_dict(),
             'order': {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
                       for key, value in self.data.state().items()},
-            'torch_rng': torch.get_rng_state(),
             'record': self.record.state(),
             'kept': self.record.network.state if self.record.network else None,
         }  # fmt: skip
@@ -133,7 +132,6 @@ class RunState:
             self.optimizer.load_state_dict(state['optimizer'])
             self.data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
                                for key, value in state['order'].items()})  # fmt: skip
-            torch.set_rng_state(state['torch_rng'])
             self.record.restore(state['record'])
             if self.record.network:
                 self.record.network.state = state.get('kept') or copy.deepcopy(state['model'])
@@ -169,16 +167,21 @@ class KeptNetwork:
         script: a key of NETWORKS.
         model: in training.
         arguments: those that the model's class was made with, by name.
-        mean_image: (3072,) float32, which its inputs have had subtracted.
+        mean_image, std_image: (3072,) float32, what its inputs are centred with; see `cifar10_utils.centred`.
     """
 
     def __init__(
-        self, script: str, model: 'nn.Module | mlp_numpy.MLP', arguments: dict[str, object], mean_image: np.ndarray
+        self,
+        script: str,
+        model: 'nn.Module | mlp_numpy.MLP',
+        arguments: dict[str, object],
+        mean_image: np.ndarray,
+        std_image: np.ndarray | None = None,
     ) -> None:
         self.script = script
         self.model = model
         self.arguments = arguments
-        self.mean_image = mean_image
+        self.images = {'mean_image': mean_image} | ({} if std_image is None else {'std_image': std_image})
         self.suffix = '.npz' if script == 'mlp_numpy' else '.pt'
         self.state: dict[str, Any] | None = None
 
@@ -195,12 +198,12 @@ class KeptNetwork:
         text = json.dumps({**description, 'arguments': self.arguments, 'classes': CLASSES})
         with atomic_file(path) as file:
             if self.suffix == '.npz':
-                np.savez(file, description=text, mean_image=self.mean_image, **self.state)
+                np.savez(file, description=text, **self.images, **self.state)
             else:
                 import torch
 
-                contents = {'description': text, 'mean_image': torch.from_numpy(self.mean_image), 'state': self.state}
-                torch.save(contents, file)
+                images = {name: torch.from_numpy(image) for name, image in self.images.items()}
+                torch.save({'description': text, **images, 'state': self.state}, file)
 
 
 class LoadedNetwork:
@@ -208,15 +211,20 @@ class LoadedNetwork:
 
     Args:
         description: what its file says of it: script, flags, classes, the row that it is of, and more.
-        mean_image: (3072,) float32, which is subtracted from pixels.
+        mean_image, std_image: (3072,) float32, what pixels are centred with; see `cifar10_utils.centred`.
         forward: the probabilities (n, n_classes) for centred images (n, 3, 32, 32) float32.
     """
 
     def __init__(
-        self, description: dict[str, Any], mean_image: np.ndarray, forward: Callable[[np.ndarray], np.ndarray]
+        self,
+        description: dict[str, Any],
+        mean_image: np.ndarray,
+        std_image: np.ndarray | None,
+        forward: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self.description = description
         self.mean_image = mean_image
+        self.std_image = std_image
         self._forward = forward
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -224,7 +232,7 @@ class LoadedNetwork:
 
         Args:
             pixels: (n, 3072) or (n, 3, 32, 32), channels first: uint8 as CIFAR-10 has them, or floating point with the
-                mean image subtracted already, as `next_batch` gives them.
+                centred already, as `next_batch` gives them.
 
         Raises:
             ValueError: they have another shape or type.
@@ -235,7 +243,7 @@ class LoadedNetwork:
                 f'pixels must have shape (n, {self.mean_image.size}) or (n, 3, 32, 32), got {pixels.shape}'
             )
         if pixels.dtype == np.uint8:
-            pixels = pixels.reshape(len(pixels), self.mean_image.size) - self.mean_image
+            pixels = centred(pixels.reshape(len(pixels), self.mean_image.size), self.mean_image, self.std_image)
         elif not np.issubdtype(pixels.dtype, np.floating):
             raise ValueError(f'pixels must be uint8, or floating point and centred, got {pixels.dtype}')
         images = pixels.reshape(len(pixels), *IMAGE_SHAPE)
@@ -270,13 +278,17 @@ def _read_numpy(path: str | Path) -> LoadedNetwork:
     check_archive(path)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    description, mean_image = json.loads(str(arrays.pop('description'))), arrays.pop('mean_image')
+    description = json.loads(str(arrays.pop('description')))
+    mean_image, std_image = arrays.pop('mean_image'), arrays.pop('std_image', None)
     mlp = _network_class(description)(**description['arguments'])
     mlp.load_state_dict(arrays)
     mlp.eval()
     dtype = description['arguments']['dtype']
     return LoadedNetwork(
-        description, mean_image, lambda images: mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False))
+        description,
+        mean_image,
+        std_image,
+        lambda images: mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False)),
     )
 
 
@@ -296,4 +308,5 @@ def _read_pytorch(path: str | Path) -> LoadedNetwork:
             logits = model(torch.from_numpy(images.astype(np.float32, copy=False)))
         return logits.float().softmax(dim=1).numpy()
 
-    return LoadedNetwork(description, contents['mean_image'].numpy(), forward)
+    mean_image, std_image = contents['mean_image'], contents.get('std_image')
+    return LoadedNetwork(description, mean_image.numpy(), None if std_image is None else std_image.numpy(), forward)

@@ -57,7 +57,8 @@ class DataSet:
         name: which data these are, `'cifar10'` or `'synthetic'`.
         pixels: (N, 3072) uint8, channels first.
         classes: (N,) uint8, 0 to 9.
-        mean_image: (3072,) float32, subtracted from every image; pixels keep their scale of 0 to 255.
+        mean_image: (3072,) float32, subtracted from every image.
+        std_image: (3072,) float32, which images are then divided by; with None pixels keep their scale of 0 to 255.
         one_hot: labels are rows (N, 10) of zeros and a one, rather than class numbers (N,).
         rng: shuffles at each epoch's end; NumPy's global generator if None. What is pickled or deep-copied takes a
             copy of it along, so that the same batches follow.
@@ -73,11 +74,13 @@ class DataSet:
         one_hot: bool = True,
         rng: np.random.RandomState | None = None,
         dtype: type = np.float32,
+        std_image: np.ndarray | None = None,
     ) -> None:
         self.name = name
         self.pixels = pixels
         self.classes = classes
         self.mean_image = mean_image
+        self.std_image = std_image
         self.one_hot = one_hot
         # The generator itself, since the module that offers its functions cannot be pickled.
         self.rng = np.random.shuffle.__self__ if rng is None else rng
@@ -94,7 +97,7 @@ class DataSet:
     @property
     def images(self) -> np.ndarray:
         """All images, (N, 3, 32, 32) float32, centred. Made at each call: 12 KiB an image."""
-        return (self.pixels - self.mean_image).reshape(-1, *IMAGE_SHAPE)
+        return centred(self.pixels, self.mean_image, self.std_image).reshape(-1, *IMAGE_SHAPE)
 
     @property
     def labels(self) -> np.ndarray:
@@ -104,7 +107,7 @@ class DataSet:
     def examples(self, which: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """The images (n, 3, 32, 32) and the labels of the examples that an index array or a slice picks."""
         # The difference is taken in float32, as the reference protocol does, and only then widened.
-        images = (self.pixels[which] - self.mean_image).astype(self.dtype, copy=False)
+        images = centred(self.pixels[which], self.mean_image, self.std_image).astype(self.dtype, copy=False)
         return images.reshape(-1, *IMAGE_SHAPE), self._labels(which)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -156,6 +159,14 @@ class DataSet:
         return np.eye(N_CLASSES, dtype=self.dtype)[classes] if self.one_hot else classes.astype(np.int64)
 
 
+def centred(pixels: np.ndarray, mean_image: np.ndarray, std_image: np.ndarray | None = None) -> np.ndarray:
+    """Pixels (n, 3072) as a network sees them, float32: minus the mean image, and divided by the deviation, if any."""
+    images = pixels - mean_image
+    if std_image is not None:
+        images /= std_image
+    return images
+
+
 def get_cifar10(
     data_dir: str | Path = DEFAULT_DATA_DIR,
     one_hot: bool = True,
@@ -164,11 +175,13 @@ def get_cifar10(
     rng: np.random.RandomState | None = None,
     dtype: type = np.float32,
     checksums: bool = True,
+    standardise: bool = False,
 ) -> dict[str, DataSet]:
     """The data sets `train`, `validation` and `test`, centred on the mean image of the training set.
 
-    The validation set is the first `validation_size` training examples. For `dataset`, `data_dir` and
-    `checksums` see `load`; for the other arguments see `DataSet`. Pixels and classes are shared by all that ask for
+    With `standardise`, each channel has its mean over the training set subtracted instead, and is divided by its
+    standard deviation. The validation set is the first `validation_size` training examples. For `dataset`, `data_dir`
+    and `checksums` see `load`; for the other arguments see `DataSet`. Pixels and classes are shared by all that ask for
     the same data, and cannot be written to; `images` and `labels` are made at each call.
 
     Raises:
@@ -181,14 +194,35 @@ def get_cifar10(
             f'(all training examples), got {validation_size}'
         )
     pixels, classes = raw.train_pixels[validation_size:], raw.train_classes[validation_size:]
-    # The reference accumulates float32, which is exact here: 50,000 × 255 is less than 2^24.
-    mean_image = pixels.sum(axis=0, dtype=np.float32) / np.float32(max(len(pixels), 1))
+    if standardise:
+        mean_image, std_image = channel_statistics(pixels)
+    else:
+        # The reference accumulates float32, which is exact here: 50,000 × 255 is less than 2^24.
+        mean_image, std_image = pixels.sum(axis=0, dtype=np.float32) / np.float32(max(len(pixels), 1)), None
     parts = {
         'train': (pixels, classes),
         'validation': (raw.train_pixels[:validation_size], raw.train_classes[:validation_size]),
         'test': (raw.test_pixels, raw.test_classes),
     }
-    return {part: DataSet(raw.name, *arrays, mean_image, one_hot, rng, dtype) for part, arrays in parts.items()}
+    return {
+        part: DataSet(raw.name, *arrays, mean_image, one_hot, rng, dtype, std_image) for part, arrays in parts.items()
+    }
+
+
+def channel_statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each channel of pixels (N, 3072), repeated for its pixels: (3072,) each.
+
+    A channel of one colour has the deviation 1, since nothing may be divided by zero.
+    """
+    counts, values = np.zeros((3, 256)), np.arange(256)
+    for start in range(0, len(pixels), 1000):  # bincount makes eight bytes of each
+        for channel, count in zip(np.split(pixels[start : start + 1000], 3, axis=1), counts, strict=True):
+            count += np.bincount(channel.ravel(), minlength=256)
+    total = np.maximum(counts.sum(axis=1), 1)
+    mean = counts @ values / total
+    std = np.sqrt((counts * (values - mean[:, np.newaxis]) ** 2).sum(axis=1) / total)
+    std[std == 0] = 1
+    return tuple(np.repeat(of_channel, N_PIXELS // 3).astype(np.float32) for of_channel in (mean, std))
 
 
 def load(dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool = True) -> RawData:

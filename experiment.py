@@ -73,11 +73,14 @@ def same_but_for_the_seed(flags: dict[str, object], others: dict[str, object]) -
 
 
 def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
-    """The flags that shape a run's result and are not at their defaults, in the order of `defaults`, as text."""
+    """The flags that shape a run's result and are not at their defaults, in the order of `defaults`, as text.
+
+    A number of steps that follows from a number of epochs is not told.
+    """
     return {
         flag: ','.join(map(str, flags[flag])) if isinstance(flags[flag], list) else str(flags[flag])
         for flag, default in shaping(defaults).items()
-        if flag in flags and flags[flag] != default
+        if flag in flags and flags[flag] != default and not (flag == 'max_steps' and flags.get('epochs'))
     }
 
 

@@ -15,12 +15,15 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from cifar10_utils import DEFAULT_DATA_DIR, DataError
 
 MAX_WIDTH = 100_000  # of a hidden layer: 2.5 GB of weights on CIFAR-10
+MAX_EPOCHS = 100_000  # the end of each is remembered
+LEAKY_SLOPE = 0.01  # PyTorch's
 MAX_NAME = 150  # characters of a run's name, so that its files' temporary names are not too long either
 
 # Flags that say where and how a run is done, not what it computes: they are no part of its name, and may differ between
@@ -60,10 +63,11 @@ class OneLineParser(argparse.ArgumentParser):
         super().exit(status, message)
 
 
-def positive_int(text: str) -> int:
-    """The type of a flag that counts something."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'must be a whole number above zero, got {text!r}')
+def positive_int(text: str, limit: float = math.inf) -> int:
+    """The type of a flag that counts something, `limit` of it at most."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= limit):
+        allowed = 'above zero' if limit == math.inf else f'from 1 to {limit}'
+        raise argparse.ArgumentTypeError(f'must be a whole number {allowed}, got {text!r}')
     return int(text)
 
 
@@ -90,6 +94,14 @@ def non_negative_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """The type of a part of a whole, such as a probability, that is not all of it."""
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 to below 1, got {text!r}')
+    return value
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -100,14 +112,11 @@ def _number(text: str) -> float:
 def hidden_units(text: str) -> list[int]:
     """The type of `--dnn_hidden_units`: `100,100` gives [100, 100], and nothing gives [], no hidden layer."""
     try:
-        widths = [positive_int(width.strip()) for width in text.split(',')] if text.strip() else []
-    except argparse.ArgumentTypeError:
-        widths = [0]
-    if any(not 0 < width <= MAX_WIDTH for width in widths):
+        return [positive_int(width.strip(), MAX_WIDTH) for width in text.split(',')] if text.strip() else []
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f'must be widths from 1 to {MAX_WIDTH} between commas, such as 100 or 200,100, got {text!r}'
-        )
-    return widths
+        ) from error
 
 
 def distinct_seeds(text: str) -> list[int]:
@@ -132,11 +141,20 @@ def file_name(text: str) -> str:
     return text
 
 
-def add_run_flags(parser: OneLineParser, learning_rate: float, max_steps: int, batch_size: int, eval_freq: int) -> None:
-    """Adds what every training has, at these defaults: how far to go, in which steps, and where its files go."""
+def add_run_flags(
+    parser: OneLineParser, learning_rate: float, max_steps: int, batch_size: int, eval_freq: int, epochs: bool = True
+) -> None:
+    """Adds what every training has, at these defaults: how far to go, in which steps, and where its files go.
+
+    `epochs` is whether a run's length may be said in epochs, too.
+    """
     add = parser.add_argument
     add('--learning_rate', type=positive_float, default=learning_rate, help='step size')
-    add('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
+    if epochs:
+        length.add_argument('--epochs', type=partial(positive_int, limit=MAX_EPOCHS),
+            help='passes over the training set, instead of steps; evaluated at the end of each, too')  # fmt: skip
     add('--batch_size', type=positive_int, default=batch_size, help='examples in a training step')
     add('--eval_freq', type=positive_int, default=eval_freq, help='steps from one evaluation to the next')
     add('--output_dir', type=file_path, default='.', help='where results/, figures/ and networks/ go')
@@ -164,6 +182,8 @@ def add_data_flags(parser: OneLineParser) -> None:
     add('--dataset', choices=['auto', 'cifar10', 'synthetic'], default='auto',
         help='cifar10: on disk, else downloaded; auto: also the stand-in, unless --data_dir is set')  # fmt: skip
     add_data_dir_flag(parser)
+    add('--standardise', action='store_true',
+        help="take off each channel's mean and divide by its deviation, instead of the mean image")  # fmt: skip
     add('--validation_size', type=non_negative_int, default=0,
         help='leading training examples to validate on rather than train on')  # fmt: skip
 
@@ -193,13 +213,37 @@ def _named(directory: str) -> str:
     return str(Path(os.path.expanduser(directory)))
 
 
-def add_mlp_flags(parser: OneLineParser) -> None:
-    """Adds what describes a multi-layer perceptron."""
-    parser.add_argument(
-        '--dnn_hidden_units', type=hidden_units, default=[100], metavar='N,N,...',
-        help='widths of the hidden layers; an empty string for none',
-    )  # fmt: skip
-    parser.add_argument('--neg_slope', type=non_negative_float, default=0.0, help='slope of the rectifiers below zero')
+def add_mlp_flags(parser: OneLineParser, activations: Iterable[str], inits: Iterable[str], init: str) -> None:
+    """Adds what describes a multi-layer perceptron: which of the `activations` and of the `inits`, and more."""
+    add = parser.add_argument
+    add('--dnn_hidden_units', type=hidden_units, default=[100], metavar='N,N,...',
+        help='widths of the hidden layers; an empty string for none')  # fmt: skip
+    add('--activation', choices=list(activations), action=_ActivationAction, default='relu',
+        help=f'after each hidden layer; leaky_relu has a --neg_slope of {LEAKY_SLOPE} if none is given')  # fmt: skip
+    add('--neg_slope', type=non_negative_float, default=0.0, help='slope of the rectifiers below zero')
+    add('--init', choices=list(inits), default=init,
+        help="initial weights: the report's tiny ones, Kaiming's, or PyTorch's own")  # fmt: skip
+    add('--dropout', type=share, default=0.0, help="share of each hidden layer's outputs that training drops")
+
+
+class _ActivationAction(argparse.Action):
+    """Sets the activation and, for a leaky one, a slope, which a `--neg_slope` before or after it replaces."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str, option: str | None = None
+    ) -> None:
+        namespace.activation = value
+        if value == 'leaky_relu' and not namespace.neg_slope:
+            namespace.neg_slope = LEAKY_SLOPE
+
+
+def check_mlp(hidden_units: list[int], activation: str, neg_slope: float, dropout: float) -> None:
+    """Raises a FlagError if one of these flags has nothing to do."""
+    if activation == 'elu' and neg_slope:
+        raise FlagError(f'--neg_slope {neg_slope:g} is of the rectifiers, and does nothing with --activation elu')
+    for flag, is_set in {'activation': activation != 'relu', 'neg_slope': neg_slope, 'dropout': dropout}.items():
+        if is_set and not hidden_units:
+            raise FlagError(f'--{flag} does nothing without a hidden layer: see --dnn_hidden_units')
 
 
 def add_pytorch_flags(parser: OneLineParser, optimizers: Iterable[str], optimizer: str) -> None:
@@ -227,7 +271,18 @@ def defaults(parser: OneLineParser) -> dict[str, object]:
 
 def add_norm_flag(parser: OneLineParser, norms: Iterable[str]) -> None:
     """Adds `--norm`, one of these, of which 'none' is the default."""
-    parser.add_argument('--norm', choices=list(norms), default='none', help='normalisation before each rectifier')
+    parser.add_argument('--norm', choices=list(norms), default='none', help='normalisation before each activation')
+
+
+def add_later_names(parser: OneLineParser, batch_norm: str) -> None:
+    """Adds what the course has called some flags since 2021; `--use_batch_norm` is the `--norm` of this name."""
+    add = parser.add_argument
+    add('--lr', type=positive_float, dest='learning_rate', default=argparse.SUPPRESS, metavar='RATE',
+        help='the same as --learning_rate')  # fmt: skip
+    add('--hidden_dims', type=partial(positive_int, limit=MAX_WIDTH), nargs='*', dest='dnn_hidden_units',
+        default=argparse.SUPPRESS, metavar='N', help='as --dnn_hidden_units, with spaces in between')  # fmt: skip
+    add('--use_batch_norm', action='store_const', const=batch_norm, dest='norm', default=argparse.SUPPRESS,
+        help=f'the same as --norm {batch_norm}')  # fmt: skip
 
 
 def check_norm(norm: str, hidden_units: list[int], batch_size: int, n_ranks: int = 1) -> None:

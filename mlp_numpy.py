@@ -1,4 +1,4 @@
-"""A multi-layer perceptron in NumPy: linear layers with rectifiers between them and a softmax at the end."""
+"""A multi-layer perceptron in NumPy: linear layers, an activation after each hidden one, a softmax at the end."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from modules import (
     BatchNormModule,
+    DropoutModule,
+    ELUModule,
     LayerNormModule,
     LeakyReLUModule,
     LinearModule,
@@ -17,6 +19,14 @@ from modules import (
 NORMS = {'none': None, 'batch': BatchNormModule, 'layer': LayerNormModule}
 
 
+def rectifier(neg_slope: float) -> Module:
+    """A ReLU, or a leaky one where it has a slope below zero."""
+    return LeakyReLUModule(neg_slope) if neg_slope else ReLUModule()
+
+
+ACTIVATIONS = {'relu': rectifier, 'leaky_relu': rectifier, 'elu': lambda neg_slope: ELUModule()}
+
+
 class MLP:
     """Class probabilities from flat images.
 
@@ -25,9 +35,12 @@ class MLP:
         n_hidden: the widths of the hidden layers; with none, the network is multinomial logistic regression.
         n_classes: the number of classes.
         neg_slope: the rectifiers' slope below zero; 0 is the plain ReLU.
-        norm: a key of NORMS; it stands between each hidden linear layer and its rectifier.
-        rng: draws the weights, layer by layer; NumPy's global generator if None.
+        rng: draws the weights, layer by layer, and dropout's masks; NumPy's global generator if None.
         dtype: of the parameters; inputs should be of the same.
+        norm: a key of NORMS; it stands between each hidden linear layer and its activation.
+        activation: a key of ACTIVATIONS.
+        init: of the linear layers, one of `modules.INITS`.
+        dropout: the probability with which an activation's output is dropped in training.
 
     `modules` holds the layers in order, the softmax last; layers of other kinds may be put among them.
     """
@@ -41,17 +54,22 @@ class MLP:
         rng: np.random.RandomState | None = None,
         dtype: type | str = np.float64,
         norm: str = 'none',
+        activation: str = 'relu',
+        init: str = 'report',
+        dropout: float = 0.0,
     ) -> None:
         self.training = True
         self.modules: list[Module] = []
         width = n_inputs
         for n_units in n_hidden:
-            self.modules.append(LinearModule(width, n_units, rng, dtype))
+            self.modules.append(LinearModule(width, n_units, not self.modules, init, rng, dtype))
             if NORMS[norm]:
                 self.modules.append(NORMS[norm](n_units, dtype=dtype))
-            self.modules.append(LeakyReLUModule(neg_slope) if neg_slope else ReLUModule())
+            self.modules.append(ACTIVATIONS[activation](neg_slope))
+            if dropout:
+                self.modules.append(DropoutModule(dropout, rng))
             width = n_units
-        self.modules.append(LinearModule(width, n_classes, rng, dtype))
+        self.modules.append(LinearModule(width, n_classes, not self.modules, init, rng, dtype))
         self.modules.append(SoftMaxModule())
 
     def forward(self, x: np.ndarray) -> np.ndarray:

@@ -78,12 +78,41 @@ def floating(x: np.ndarray) -> np.ndarray:
     return x if np.issubdtype(x.dtype, np.inexact) else x.astype(np.float64)
 
 
+INITS = ('report', 'kaiming', 'torch')
+
+
+def initial_params(
+    init: str, in_features: int, out_features: int, input_layer: bool, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """The initial weight (out_features, in_features) and bias (out_features,) of a linear layer, float64.
+
+    report:  N(0, 0.0001²), as that report has them; the bias is zero
+    kaiming: N(0, 2 / in_features), or N(0, 1 / in_features) for the input layer; the bias is zero (Eq. 38)
+    torch:   U(−1/√in_features, 1/√in_features), the bias too, as PyTorch's nn.Linear has them
+
+    Raises:
+        ValueError: init is none of these.
+    """
+    shape = (out_features, in_features)
+    if init == 'report':
+        return rng.normal(0, 1e-4, shape), np.zeros(out_features)
+    if init == 'kaiming':
+        return rng.normal(0, np.sqrt((1 if input_layer else 2) / in_features), shape), np.zeros(out_features)
+    if init == 'torch':
+        bound = 1 / np.sqrt(in_features)
+        return rng.uniform(-bound, bound, shape), rng.uniform(-bound, bound, out_features)
+    raise ValueError(f'init must be one of {", ".join(INITS)}, got {init!r}')
+
+
 class LinearModule(Module):
     """A linear layer: out = x Wᵀ + b.
 
     Args:
         in_features, out_features: the widths of its input and its output.
-        rng: draws the initial weights from N(0, 0.0001²); NumPy's global generator if None. Biases start at zero.
+        input_layer: whether its input is data rather than the output of a rectifier; where it is said, the initial
+            weights are Kaiming's unless `init` says otherwise.
+        init: how the initial parameters are drawn, one of INITS; 'report' if neither is said.
+        rng: draws them; NumPy's global generator if None.
         dtype: of parameters and gradients.
 
     `params` and `grads` hold a `weight` (out_features, in_features) and a `bias` (out_features,) each.
@@ -93,12 +122,14 @@ class LinearModule(Module):
         self,
         in_features: int,
         out_features: int,
+        input_layer: bool | None = None,
+        init: str | None = None,
         rng: np.random.RandomState | None = None,
         dtype: type | str = np.float64,
     ) -> None:
-        rng = np.random if rng is None else rng
-        weight = rng.normal(0, 1e-4, (out_features, in_features)).astype(dtype)
-        self.params = {'weight': weight, 'bias': np.zeros(out_features, dtype)}
+        init = init or ('report' if input_layer is None else 'kaiming')
+        weight, bias = initial_params(init, in_features, out_features, bool(input_layer), rng or np.random)
+        self.params = {'weight': weight.astype(dtype), 'bias': bias.astype(dtype)}
         self.grads = {name: np.zeros_like(param) for name, param in self.params.items()}
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -170,6 +201,66 @@ class LeakyReLUModule(Module):
         slope = self.cache
         check_shape('dout', dout, slope.shape)
         return dout * slope
+
+
+class ELUModule(Module):
+    """The exponential linear unit: out = x where x > 0, else alpha · (exp(x) − 1)."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of x's shape."""
+        x = floating(x)
+        below = self.alpha * np.expm1(np.minimum(x, 0))
+        self.cache = np.where(x > 0, x.dtype.type(1), below + x.dtype.type(self.alpha))
+        return np.where(x > 0, x, below)
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx = dout where x > 0, else alpha · exp(x) · dout (Eq. 35).
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        slope = self.cache
+        check_shape('dout', dout, slope.shape)
+        return dout * slope
+
+
+class DropoutModule(Module):
+    """Dropout: out = mask · x, where mask is 0 with probability p, else 1 / (1 − p); out = x in evaluation mode.
+
+    Args:
+        p: the probability of a zero, from 0 to below 1.
+        rng: draws the mask, anew at each `forward`; NumPy's global generator if None.
+    """
+
+    def __init__(self, p: float, rng: np.random.RandomState | None = None) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f'p must be from 0 to below 1, got {p}')
+        self.p = p
+        self.rng = rng or np.random
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output, of x's shape."""
+        x = floating(x)
+        if not self.training:
+            self.cache = None
+            return x.copy()  # as in every layer, the output is no view of the input
+        self.cache = mask = (self.rng.random_sample(x.shape) >= self.p) * x.dtype.type(1 / (1 - self.p))
+        return mask * x
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """The gradient with respect to x: dx = mask · dout (Eq. 36), or dout in evaluation mode.
+
+        Raises:
+            ValueError: dout has another shape than the last output.
+        """
+        mask = self.cache
+        if mask is None:
+            return dout
+        check_shape('dout', dout, mask.shape)
+        return mask * dout
 
 
 class BatchNormModule(Module):
@@ -343,16 +434,21 @@ class SoftMaxModule(Module):
 
 
 class CrossEntropyModule(Module):
-    """The mean cross-entropy of probabilities x and one-hot labels y: L = −1/n_batch Σ_n Σ_i y_ni log(x_ni + 1e-10)."""
+    """The mean cross-entropy of probabilities x and labels y: L = −1/n_batch Σ_n Σ_i y_ni log(x_ni + 1e-10).
+
+    Labels are one-hot, (n_batch, n_classes), or class numbers c, (n_batch,), where y_ni is 1 if i = c_n, else 0.
+    """
 
     EPS = 1e-10  # keeps the logarithm finite where a probability underflows to zero
 
     def forward(self, x: np.ndarray, y: np.ndarray) -> float:
-        """The loss; x and y are (n_batch, n_classes).
+        """The loss; x is (n_batch, n_classes).
 
         Raises:
-            ValueError: the shapes differ.
+            ValueError: y is none of the labels above.
         """
+        if y.ndim == 1:
+            return float(-np.log(x[self._labelled(x, y)] + self.EPS).sum() / len(x))
         check_shape('y', y, x.shape)
         return float(-(y * np.log(x + self.EPS)).sum() / len(x))
 
@@ -360,7 +456,21 @@ class CrossEntropyModule(Module):
         """The gradient with respect to x: dx = −y / (x + 1e-10) / n_batch (Eq. 12).
 
         Raises:
-            ValueError: the shapes differ.
+            ValueError: y is none of the labels above.
         """
+        if y.ndim == 1:
+            dx, labelled = np.zeros_like(x), self._labelled(x, y)
+            dx[labelled] = -1 / ((x[labelled] + self.EPS) * len(x))
+            return dx
         check_shape('y', y, x.shape)
         return -(y / ((x + self.EPS) * len(x)))
+
+    def _labelled(self, x: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of the labelled classes' probabilities in x."""
+        check_shape('y', classes, (len(x),))
+        n_classes = x.shape[1]
+        if not np.issubdtype(classes.dtype, np.integer) or (
+            classes.size and not 0 <= classes.min() <= classes.max() < n_classes
+        ):
+            raise ValueError(f'class numbers must be whole numbers from 0 to {n_classes - 1}, got {classes}')
+        return np.arange(len(x)), classes

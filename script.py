@@ -41,6 +41,14 @@ def load_data(
     return data
 
 
+def run_length(max_steps: int, epochs: int | None, batch_size: int, n_train: int) -> tuple[int, list[int]]:
+    """The number of a run's steps and, where its length is said in epochs, the steps at whose end an epoch ends."""
+    if epochs is None:
+        return max_steps, []
+    of_an_epoch = n_train // batch_size  # what is left at its end is no batch, and is dropped
+    return epochs * of_an_epoch, [of_an_epoch * epoch for epoch in range(1, epochs + 1)]
+
+
 def run_script(parser: OneLineParser, work: Callable[[argparse.Namespace], int]) -> int:
     """Reads the flags and works as they say; returns the exit status, which says how that ended.
 

@@ -17,16 +17,18 @@ from experiment import RunRecord
 from flags import (
     OneLineParser,
     add_data_flags,
+    add_later_names,
     add_mlp_flags,
     add_norm_flag,
     add_run_flags,
     add_seed_flags,
+    check_mlp,
     check_norm,
     defaults,
 )
-from mlp_numpy import MLP, NORMS
-from modules import CrossEntropyModule
-from script import load_data, main
+from mlp_numpy import ACTIVATIONS, MLP, NORMS
+from modules import INITS, CrossEntropyModule
+from script import load_data, main, run_length
 
 SCRIPT = 'mlp_numpy'
 EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
@@ -38,8 +40,9 @@ def build_parser() -> OneLineParser:
     add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
     add_seed_flags(parser)
     add_data_flags(parser)
-    add_mlp_flags(parser)
+    add_mlp_flags(parser, ACTIVATIONS, INITS, init='report')
     add_norm_flag(parser, NORMS)
+    add_later_names(parser, batch_norm='batch')
     parser.add_argument(
         '--dtype', choices=['float32', 'float64'], default='float64', help='precision of all arithmetic'
     )
@@ -104,21 +107,27 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot be followed.
     """
+    check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
     check_norm(flags.norm, flags.dnn_hidden_units, flags.batch_size)
     rng = np.random.RandomState(flags.seed)
     data = load_data(
         flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size,
-        rng=rng, dtype=np.dtype(flags.dtype).type,
+        standardise=flags.standardise, rng=rng, dtype=np.dtype(flags.dtype).type,
+    )  # fmt: skip
+    max_steps, epoch_ends = run_length(
+        flags.max_steps, flags.epochs, flags.batch_size, data['train'].num_examples
     )  # fmt: skip
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
-        'neg_slope': flags.neg_slope, 'dtype': flags.dtype, 'norm': flags.norm,
+        'neg_slope': flags.neg_slope, 'dtype': flags.dtype, 'norm': flags.norm, 'activation': flags.activation,
+        'dropout': flags.dropout,
     }  # fmt: skip
-    mlp = MLP(**arguments, rng=rng)
+    mlp = MLP(**arguments, init=flags.init, rng=rng)
     optimizer = SGD(mlp, flags.learning_rate)
     record = RunRecord(
-        SCRIPT, 'MLP in NumPy', data['train'].name, vars(flags), defaults(build_parser()), output_dir, quiet,
-        network=KeptNetwork(SCRIPT, mlp, arguments, data['train'].mean_image),
+        SCRIPT, 'MLP in NumPy', data['train'].name, {**vars(flags), 'max_steps': max_steps},
+        defaults(build_parser()), output_dir, quiet, epoch_ends,
+        KeptNetwork(SCRIPT, mlp, arguments, data['train'].mean_image, data['train'].std_image),
     )  # fmt: skip
     if record.already_done():
         return record

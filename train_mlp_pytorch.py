@@ -21,15 +21,18 @@ from flags import (
     OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
+    add_later_names,
     add_mlp_flags,
     add_norm_flag,
     add_pytorch_flags,
     add_run_flags,
     add_seed_flags,
+    check_mlp,
     check_norm,
     defaults,
 )
-from mlp_pytorch import MLP, NORMS
+from mlp_pytorch import ACTIVATIONS, MLP, NORMS
+from modules import INITS
 from script import main
 from training_pytorch import FLOAT32_MAX, OPTIMIZERS, launched, train_model
 
@@ -39,18 +42,19 @@ SCRIPT = 'mlp_pytorch'
 def build_parser() -> OneLineParser:
     """The script's flags."""
     parser = OneLineParser(description='Trains a PyTorch multi-layer perceptron on CIFAR-10.')
-    add_flags(parser)
+    add_flags(parser, epochs=True)
     add_seed_flags(parser)
     add_norm_flags(parser)
+    add_later_names(parser, batch_norm='batch_torch')
     add_checkpoint_flags(parser)
     return parser
 
 
-def add_flags(parser: OneLineParser) -> None:
-    """Adds what the scripts that train many of these networks have, too."""
-    add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100)
+def add_flags(parser: OneLineParser, epochs: bool = False) -> None:
+    """Adds what the scripts that train many of these networks have, too; `epochs` is `add_run_flags`'."""
+    add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100, epochs=epochs)
     add_data_flags(parser)
-    add_mlp_flags(parser)
+    add_mlp_flags(parser, ACTIVATIONS, INITS, init='torch')
     add_pytorch_flags(parser, OPTIMIZERS, optimizer='sgd')
 
 
@@ -90,17 +94,18 @@ def train(
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
+    check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
     check_norm_of_ranks(flags.norm, flags.dnn_hidden_units, flags.batch_size, alone)
     if flags.neg_slope > FLOAT32_MAX:
         raise FlagError(f'--neg_slope must be at most {FLOAT32_MAX:g} in float32, got {flags.neg_slope:g}')
     torch.manual_seed(flags.seed)
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,
-        'neg_slope': flags.neg_slope, 'norm': flags.norm,
+        'neg_slope': flags.neg_slope, 'norm': flags.norm, 'activation': flags.activation, 'dropout': flags.dropout,
     }  # fmt: skip
     return train_model(
-        SCRIPT, 'MLP in PyTorch', MLP(**arguments), arguments, flags, defaults(build_parser()), output_dir,
-        quiet, alone, evaluate_after,
+        SCRIPT, 'MLP in PyTorch', MLP(**arguments, init=flags.init), arguments, flags, defaults(build_parser()),
+        output_dir, quiet, alone, evaluate_after,
     )  # fmt: skip
 
 

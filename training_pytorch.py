@@ -27,7 +27,7 @@ from cifar10_utils import IMAGE_SHAPE, DataError, DataSet
 from experiment import RunRecord
 from files import check_can_write
 from flags import FlagError, check_same_flags, one_line
-from script import load_data
+from script import load_data, run_length
 
 OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torch.optim.Adadelta}
 FLOAT32_MAX = 3.4e38
@@ -137,13 +137,15 @@ def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
 
 
 def load_on_all_ranks(
-    data_dir: str, dataset: str, validation_size: int, batch_size: int, seed: int, ranks: Ranks
+    data_dir: str, dataset: str, validation_size: int, batch_size: int, standardise: bool, seed: int, ranks: Ranks
 ) -> dict[str, DataSet]:
     """The data sets of `load_data`: rank 0 finds, downloads or replaces them, and says to the others which they are."""
 
     def load(dataset: str) -> dict[str, DataSet]:
         rng = np.random.RandomState(seed)
-        return load_data(data_dir, dataset, validation_size, batch_size, one_hot=False, rng=rng)
+        return load_data(
+            data_dir, dataset, validation_size, batch_size, standardise=standardise, one_hot=False, rng=rng
+        )
 
     sets = None
     with together(ranks):
@@ -165,11 +167,14 @@ class DeviceData:
             self.pixels = torch.from_numpy(data.pixels).to(device)
         self.labels = torch.from_numpy(data.classes.astype(np.int64)).to(device)
         self.mean_image = torch.from_numpy(data.mean_image).to(device)
+        self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
 
     def examples(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The images (n, 3, 32, 32) float32, centred, and the labels (n,) int64 with these indices."""
         on_device = torch.from_numpy(indices).to(self.device)
         images = self.pixels.index_select(0, on_device).to(torch.float32).sub_(self.mean_image)
+        if self.std_image is not None:
+            images.div_(self.std_image)
         return images.view(-1, *IMAGE_SHAPE), self.labels.index_select(0, on_device)
 
 
@@ -271,17 +276,21 @@ def train_model(
     device = pick_device(flags.device)
     ranks = ALONE if alone else join_ranks(device)
     sets = load_on_all_ranks(
-        flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, flags.seed, ranks
+        flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, flags.standardise, flags.seed, ranks
+    )  # fmt: skip
+    max_steps, epoch_ends = run_length(
+        flags.max_steps, flags.epochs, flags.batch_size, sets['train'].num_examples
     )  # fmt: skip
     data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
     model.to(device)
     optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
-    all_flags = {**vars(flags), 'device': str(device)}
+    all_flags = {**vars(flags), 'max_steps': max_steps, 'device': str(device)}
     checkpoint = checkpoint_path(flags.checkpoint, flags.seed if flags.seeds else None)
     with together(ranks):
         record = RunRecord(
             script, title, sets['train'].name, all_flags, defaults, output_dir if ranks.rank == 0 else None,
-            quiet or ranks.rank > 0, evaluate_after, KeptNetwork(script, model, arguments, sets['train'].mean_image),
+            quiet or ranks.rank > 0, [*evaluate_after, *epoch_ends],
+            KeptNetwork(script, model, arguments, sets['train'].mean_image, sets['train'].std_image),
         )  # fmt: skip
         state = RunState(all_flags, defaults, ranks.n_ranks, model, optimizer, sets['train'], record)
         is_done = record.already_done()
@@ -302,6 +311,7 @@ def train_model(
         for step in steps:
             indices = sets['train'].next_indices(flags.batch_size)
             images, labels = data['train'].examples(ranks.share(indices))
+            torch.manual_seed(seed_of_step(flags.seed, step, ranks))
             logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
             loss = sum_over_ranks(loss_sum, ranks).item() / flags.batch_size
             if record.evaluation_due(step, loss):
@@ -312,6 +322,14 @@ def train_model(
                 if checkpoint is not None and ranks.rank == 0:
                     record.attempt(checkpoint, lambda path, n_done=step + 1: state.save(path, n_done))
     return record
+
+
+def seed_of_step(seed: int, step: int, ranks: Ranks) -> int:
+    """The seed of what a step draws, such as dropout's masks: others in each step and on each rank.
+
+    So a run that goes on from a checkpoint draws what it would have drawn without the stop, on every rank.
+    """
+    return int(np.random.SeedSequence((seed, step, ranks.rank)).generate_state(1)[0])
 
 
 def data_parallel(model: nn.Module, image: torch.Tensor, ranks: Ranks) -> nn.Module:

@@ -23,6 +23,8 @@ from torch.nn.functional import leaky_relu
 from modules import (
     BatchNormModule,
     CrossEntropyModule,
+    DropoutModule,
+    ELUModule,
     LayerNormModule,
     LeakyReLUModule,
     LinearModule,
@@ -132,7 +134,7 @@ class ModuleTestCase(unittest.TestCase):
 class LinearModuleTest(ModuleTestCase):
     def test_gradients(self) -> None:
         for n, n_in, n_out in random_shapes(self.rng):
-            module = LinearModule(n_in, n_out, self.rng)
+            module = LinearModule(n_in, n_out, rng=self.rng)
             weight, bias = module.params['weight'], module.params['bias']
             weight[:], bias[:] = self.rng.randn(n_out, n_in), self.rng.randn(n_out)
             x, dout = self.rng.randn(n, n_in), self.rng.randn(n, n_out)
@@ -145,7 +147,7 @@ class LinearModuleTest(ModuleTestCase):
                 self.assert_close(actual[name], differences, 1e-7)
 
     def test_gradients_go_into_the_arrays_that_grads_holds(self) -> None:
-        module = LinearModule(3, 2, self.rng)
+        module = LinearModule(3, 2, rng=self.rng)
         before = dict(module.grads)
         for _ in range(2):
             module.forward(self.rng.randn(4, 3))
@@ -154,7 +156,7 @@ class LinearModuleTest(ModuleTestCase):
         self.assertIs(module.grads['bias'], before['bias'])
 
     def test_gradients_do_not_add_up(self) -> None:
-        module = LinearModule(3, 2, self.rng)
+        module = LinearModule(3, 2, rng=self.rng)
         x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
         for _ in range(2):
             module.forward(x)
@@ -163,7 +165,7 @@ class LinearModuleTest(ModuleTestCase):
         self.assert_close(module.grads['bias'], dout.sum(axis=0), 1e-12)
 
     def test_outputs_and_gradients_are_not_overwritten_by_later_calls(self) -> None:
-        module = LinearModule(3, 2, self.rng)
+        module = LinearModule(3, 2, rng=self.rng)
         x, dout = self.rng.randn(4, 3), self.rng.randn(4, 2)
         out, dx = module.forward(x), module.backward(dout)
         kept = out.copy(), dx.copy()
@@ -175,7 +177,7 @@ class LinearModuleTest(ModuleTestCase):
 
     def test_initial_parameters(self) -> None:
         for dtype in (np.float32, np.float64):
-            module = LinearModule(30, 20, np.random.RandomState(7), dtype)
+            module = LinearModule(30, 20, rng=np.random.RandomState(7), dtype=dtype)
             expected = np.random.RandomState(7).normal(0, 1e-4, (20, 30)).astype(dtype)
             np.testing.assert_array_equal(module.params['weight'], expected)
             np.testing.assert_array_equal(module.params['bias'], np.zeros(20))
@@ -183,6 +185,25 @@ class LinearModuleTest(ModuleTestCase):
                 self.assertEqual(array.dtype, dtype)
         np.random.seed(7)
         np.testing.assert_array_equal(LinearModule(30, 20).params['weight'], expected)
+
+    def test_other_initial_parameters(self) -> None:
+        def draw(*args: object) -> dict[str, np.ndarray]:
+            return LinearModule(300, 200, *args, rng=np.random.RandomState(7)).params
+
+        np.testing.assert_array_equal(draw(None, 'report')['weight'], draw()['weight'])
+        for args, std in (((False,), (2 / 300) ** 0.5), ((True,), (1 / 300) ** 0.5)):
+            params = draw(*args)
+            self.assertAlmostEqual(params['weight'].std() / std, 1, delta=0.02)
+            self.assertGreater(np.abs(params['weight']).max(), 3 * std)  # normal, not uniform
+            np.testing.assert_array_equal(params['bias'], np.zeros(200))
+            np.testing.assert_array_equal(draw(*args, 'kaiming')['weight'], params['weight'])
+        np.testing.assert_array_equal(draw(None, 'kaiming')['weight'], draw(False)['weight'])
+        bound = 300**-0.5
+        for array in draw(False, 'torch').values():
+            self.assertLessEqual(np.abs(array).max(), bound)
+            self.assertAlmostEqual(np.abs(array).mean() / bound, 0.5, delta=0.05)
+        with self.assertRaisesRegex(ValueError, "init must be one of report, kaiming, torch, got 'xavier'"):
+            draw(None, 'xavier')
 
     def test_wrong_shapes(self) -> None:
         module = LinearModule(4, 3)
@@ -209,6 +230,14 @@ class ActivationTest(ModuleTestCase):
             self.check_activation(LeakyReLUModule(slope), reference, avoid_zero=True)
         self.check_refused_shapes(LeakyReLUModule(0.1), np.ones((2, 3)))
 
+    def test_elu(self) -> None:
+        for alpha in (0.0, 0.5, 1.0, 2.0):
+            reference = lambda x, alpha=alpha: torch.nn.functional.elu(x, alpha)  # noqa: E731
+            self.check_activation(ELUModule(alpha), reference, avoid_zero=True)
+        self.check_activation(ELUModule(), torch.nn.functional.elu)
+        self.check_refused_shapes(ELUModule(), np.ones((2, 3)))
+        self.assertEqual(ELUModule().forward(np.array([[-1e4, 1e4]])).tolist(), [[-1, 1e4]])  # nothing overflows
+
     def test_softmax(self) -> None:
         self.check_activation(SoftMaxModule(), lambda x: x.softmax(dim=1))
         self.check_refused_shapes(SoftMaxModule(), np.ones((2, 3)))
@@ -219,18 +248,73 @@ class ActivationTest(ModuleTestCase):
 
     def test_dtype_is_kept(self) -> None:
         x = self.rng.randn(3, 4).astype(np.float32)
-        for module in (LinearModule(4, 4, self.rng, np.float32), ReLUModule(), LeakyReLUModule(0.1), SoftMaxModule()):
+        for module in (
+            LinearModule(4, 4, rng=self.rng, dtype=np.float32),
+            ReLUModule(),
+            LeakyReLUModule(0.1),
+            ELUModule(0.1),
+            DropoutModule(0.3, self.rng),
+            SoftMaxModule(),
+        ):
             self.assertEqual(module.forward(x).dtype, np.float32)
             self.assertEqual(module.backward(x).dtype, np.float32)
 
     def test_inputs_are_left_alone(self) -> None:
         x, dout = self.rng.randn(3, 4), self.rng.randn(3, 4)
         before = x.copy(), dout.copy()
-        for module in (LinearModule(4, 4), ReLUModule(), LeakyReLUModule(0.1), SoftMaxModule()):
+        layers = (
+            LinearModule(4, 4),
+            ReLUModule(),
+            LeakyReLUModule(0.1),
+            ELUModule(),
+            DropoutModule(0.3),
+            SoftMaxModule(),
+        )
+        for module in layers:
             module.forward(x)
             module.backward(dout)
             np.testing.assert_array_equal(x, before[0])
             np.testing.assert_array_equal(dout, before[1])
+
+
+class DropoutModuleTest(ModuleTestCase):
+    def test_gradients_of_one_mask(self) -> None:
+        for n, width, _ in random_shapes(self.rng):
+            x, dout, module = self.rng.randn(n, width), self.rng.randn(n, width), DropoutModule(0.4)
+
+            def forward(x: np.ndarray = x, module: Module = module) -> np.ndarray:
+                module.rng = np.random.RandomState(1)
+                return module.forward(x)
+
+            mask = forward(np.ones((n, width)))
+            self.assertTrue(np.isin(mask, (0, 1 / 0.6)).all())
+            np.testing.assert_array_equal(forward(), mask * x)
+            self.assert_close(module.backward(dout), numerical_gradient(forward, x, dout), 1e-7)
+
+    def test_masks(self) -> None:
+        module, ones = DropoutModule(0.3, self.rng), np.ones((100, 500))
+        masks = [module.forward(ones) for _ in range(2)]
+        self.assertAlmostEqual((masks[0] == 0).mean(), 0.3, delta=0.01)
+        self.assertAlmostEqual(masks[0].mean(), 1, delta=0.02)  # the expectation is kept
+        self.assertTrue((masks[0] != masks[1]).any())
+        module.rng = np.random.RandomState(3)
+        expected = (np.random.RandomState(3).random_sample(ones.shape) >= 0.3) / 0.7
+        np.testing.assert_allclose(module.forward(ones), expected)
+        np.testing.assert_array_equal(DropoutModule(0).forward(ones), ones)
+
+    def test_evaluation_mode_does_nothing_and_draws_nothing(self) -> None:
+        module, x = DropoutModule(0.5, self.rng), self.rng.randn(4, 3)
+        module.forward(x)
+        state = self.rng.get_state()[1].tolist()
+        np.testing.assert_array_equal(module.eval().forward(x), x)
+        np.testing.assert_array_equal(module.backward(x), x)
+        self.assertEqual(self.rng.get_state()[1].tolist(), state)
+
+    def test_wrong_arguments(self) -> None:
+        for p in (-0.1, 1, 1.5, math.nan):
+            with self.assertRaisesRegex(ValueError, 'p must be from 0 to below 1'):
+                DropoutModule(p)
+        self.check_refused_shapes(DropoutModule(0.5), np.ones((2, 3)))
 
 
 class WholeNumbersTest(ModuleTestCase):
@@ -239,7 +323,7 @@ class WholeNumbersTest(ModuleTestCase):
     DTYPES = (np.int8, np.uint8, np.int32, np.uint64, np.int64, bool)
 
     def test_inputs(self) -> None:
-        modules = [LinearModule(4, 4, self.rng), ReLUModule(), LeakyReLUModule(0.1), SoftMaxModule()]
+        modules = [LinearModule(4, 4, rng=self.rng), ReLUModule(), LeakyReLUModule(0.1), ELUModule(), SoftMaxModule()]
         for dtype in self.DTYPES:
             x, dout = self.rng.randint(-3 if np.issubdtype(dtype, np.signedinteger) else 0, 4, (5, 4)), np.ones((5, 4))
             x = x.astype(dtype)
@@ -277,10 +361,25 @@ class CrossEntropyModuleTest(ModuleTestCase):
         self.assertAlmostEqual(CrossEntropyModule().forward(x, y), -math.log(1e-10), delta=1e-12)
         np.testing.assert_allclose(CrossEntropyModule().backward(x, y), [[-1e10, 0]])
 
-    def test_wrong_shapes(self) -> None:
+    def test_class_numbers_of_any_type(self) -> None:
+        module = CrossEntropyModule()
+        for n, n_classes, _ in random_shapes(self.rng):
+            x, classes = self.rng.uniform(0.1, 1, size=(n, n_classes)), self.rng.randint(n_classes, size=n)
+            y = np.eye(n_classes)[classes]
+            for dtype in (np.int8, np.uint8, np.int32, np.uint64, np.int64):
+                self.assertAlmostEqual(module.forward(x, classes.astype(dtype)), module.forward(x, y), delta=1e-12)
+                self.assert_close(module.backward(x, classes.astype(dtype)), module.backward(x, y), 1e-12)
+        self.assertEqual(module.backward(x.astype(np.float32), classes).dtype, np.float32)
+
+    def test_labels_that_are_none(self) -> None:
         for call in (CrossEntropyModule().forward, CrossEntropyModule().backward):
-            with self.assertRaisesRegex(ValueError, r'y must have shape \(2, 3\), got \(2,\)'):
-                call(np.ones((2, 3)), np.ones(2))
+            with self.assertRaisesRegex(ValueError, r'y must have shape \(2, 3\), got \(2, 1\)'):
+                call(np.ones((2, 3)), np.ones((2, 1)))
+            with self.assertRaisesRegex(ValueError, r'y must have shape \(2\), got \(3,\)'):
+                call(np.ones((2, 3)), np.array([0, 1, 2]))
+            for classes in ([0, 3], [-1, 0], [0.0, 1.0], [False, True]):
+                with self.assertRaisesRegex(ValueError, 'class numbers must be whole numbers from 0 to 2, got'):
+                    call(np.ones((2, 3)), np.array(classes))
 
 
 class ScaleModule(Module):
@@ -323,6 +422,23 @@ class MLPTest(ModuleTestCase):
         self.assertEqual(kinds(6, [5], 3, neg_slope=0.1), [LinearModule, LeakyReLUModule, LinearModule, SoftMaxModule])
         self.assertEqual(kinds(6, [], 3), [LinearModule, SoftMaxModule])
         self.assertEqual(mlp_numpy.MLP(6, [5], 3, neg_slope=0.1).modules[1].neg_slope, 0.1)
+        expected = [LinearModule, BatchNormModule, ELUModule, DropoutModule, LinearModule, SoftMaxModule]
+        self.assertEqual(kinds(6, [5], 3, norm='batch', activation='elu', dropout=0.2), expected)
+
+    def test_the_first_layer_is_told_from_the_others(self) -> None:
+        mlp = mlp_numpy.MLP(300, [200, 200], 10, rng=self.rng, init='kaiming')
+        stds = [module.params['weight'].std() for module in mlp.modules if module.params]
+        np.testing.assert_allclose(stds, [300**-0.5, 0.1, 0.1], rtol=0.05)
+
+    def test_dropout_is_the_networks_and_of_training_alone(self) -> None:
+        x = self.rng.randn(8, 6)
+        mlps = [mlp_numpy.MLP(6, [50], 4, rng=np.random.RandomState(1), init='torch', dropout=p) for p in (0.0, 0.5)]
+        trained, dropped = (mlp.forward(x) for mlp in mlps)
+        self.assertTrue((trained != dropped).all())
+        self.assertTrue((mlps[1].forward(x) != dropped).any())
+        np.testing.assert_array_equal(mlps[0].eval().forward(x), mlps[1].eval().forward(x))
+        again = mlp_numpy.MLP(6, [50], 4, rng=np.random.RandomState(1), init='torch', dropout=0.5)
+        np.testing.assert_array_equal(again.forward(x), dropped)
 
     def test_gradients(self) -> None:
         for n_hidden in self.WIDTHS:
@@ -770,6 +886,52 @@ class EquationTest(EquationTestCase):
             self.assert_jacobian(lambda x, a=slope: (self.dY * leaky_relu(x, a)).sum(), self.X_tilde, expected)
             module.forward(self.X_tilde.numpy())
             self.assert_module(module.backward(self.dY.numpy()), expected)
+
+    def test_equation_34_elu(self) -> None:
+        for alpha in (0.5, 1.0):
+            elu = lambda x, alpha=alpha: torch.where(x > 0, x, alpha * (x.exp() - 1))  # noqa: E731
+            expected = torch.diag((self.x_tilde > 0) + alpha * self.x_tilde.exp() * (self.x_tilde <= 0))
+            self.assert_jacobian(elu, self.x_tilde, expected)
+
+    def test_equation_35_elu_of_a_batch(self) -> None:
+        for alpha in (0.5, 1.0):
+            elu = lambda x, alpha=alpha: torch.nn.functional.elu(x, alpha)  # noqa: E731
+            expected = self.dY * ((self.X_tilde > 0) + alpha * self.X_tilde.exp() * (self.X_tilde <= 0))
+            self.assert_jacobian(lambda x, elu=elu: (self.dY * elu(x)).sum(), self.X_tilde, expected)
+            module = ELUModule(alpha)
+            module.forward(self.X_tilde.numpy())
+            self.assert_module(module.backward(self.dY.numpy()), expected)
+
+    def test_equation_36_dropout(self) -> None:
+        module = DropoutModule(0.5, np.random.RandomState(0))
+        module.forward(self.X_tilde.numpy())
+        mask = torch.from_numpy(module.cache)
+        self.assertEqual(set(mask.unique().tolist()), {0, 2})
+        self.assert_jacobian(lambda x: (self.dY * mask * x).sum(), self.X_tilde, mask * self.dY)
+        self.assert_module(module.backward(self.dY.numpy()), mask * self.dY)
+
+    def test_equation_37_variance_of_a_linear_layer(self) -> None:
+        rng = np.random.RandomState(0)
+        for x in (rng.randn(400, 300), np.maximum(rng.randn(400, 300), 0), rng.uniform(1, 2, (400, 300))):
+            out = x @ rng.normal(0, 0.3, (300, 500))
+            self.assertAlmostEqual(out.var() / (300 * 0.3**2 * (x**2).mean()), 1, delta=0.03)
+
+    def test_equation_38_variances_stay_with_kaimings_weights_alone(self) -> None:
+        def variances(init: str) -> list[float]:
+            rng = np.random.RandomState(0)
+            modules = mlp_numpy.MLP(500, [500] * 8, 500, rng=rng, init=init).modules[:-1]
+            x, found = rng.randn(500, 500), []
+            for module in modules:
+                x = module.forward(x)
+                found += [x.var()] if module.params else []
+            return found
+
+        np.testing.assert_allclose(variances('kaiming'), 1, rtol=0.25)
+        expected = [1 / 3 + 1 / 1500]  # PyTorch's biases have a variance, too, of 1 / (3 d)
+        for _ in range(8):
+            expected.append(expected[-1] / 6 + 1 / 1500)
+        np.testing.assert_allclose(variances('torch'), expected, rtol=0.25)
+        np.testing.assert_allclose(variances('report')[:2], [500 * 1e-8, (500 * 1e-8) ** 2 / 2], rtol=0.1)
 
     def linear_module(self) -> LinearModule:
         """A module with W and b that has seen X, and what its backward returns for dY."""

@@ -80,8 +80,8 @@ class YoungerFlagTest(unittest.TestCase):
         """Inside, all scripts that train the PyTorch MLP have a flag more than before."""
         add_flags = train_mlp_pytorch.add_flags
 
-        def more(parser: flags.OneLineParser) -> None:
-            add_flags(parser)
+        def more(parser: flags.OneLineParser, **kwargs: object) -> None:
+            add_flags(parser, **kwargs)
             parser.add_argument('--brand_new', type=int, default=3)
 
         with mock.patch.object(train_mlp_pytorch, 'add_flags', more):

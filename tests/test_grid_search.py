@@ -80,7 +80,14 @@ def is_alive(pid: int) -> bool:
 
 def workers(pid: int) -> list[int]:
     """The processes in which a search trains."""
-    return [child for child in children(pid) if b'spawn_main' in Path(f'/proc/{child}/cmdline').read_bytes()]
+    return [child for child in children(pid) if b'spawn_main' in command_line(child)]
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with; nothing where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f'/proc/{pid}/cmdline').read_bytes()
+    return b''
 
 
 class SearchTest(unittest.TestCase):
