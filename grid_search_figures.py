@@ -1,4 +1,4 @@
-"""What a search found, as a person looks at it: the best settings, printed, and three figures.
+"""What a search found, as a person looks at it: the best settings, printed, and some figures.
 
 `show` makes all of it out of results that are there already. `runs` has the evaluations of each setting, in the order
 of their steps. A setting is known here by its fields alone: optimizer, learning_rate, batch_size, dnn_hidden_units,
@@ -18,7 +18,7 @@ from plots import PALETTE, new_figure, plot_curves, save_figure
 
 OPTIMIZER_TITLES = {'sgd': 'SGD', 'adam': 'Adam', 'adadelta': 'Adadelta'}
 STYLES = ('-', '--', ':', '-.')
-FIGURES = ('best', 'curves', 'overview')  # how the names of their files end
+FIGURES = ('best', 'curves', 'overview', 'rates', 'losses')  # how the names of their files end
 
 Runs = dict[NamedTuple, list[dict[str, object]]]
 
@@ -38,6 +38,11 @@ def show(runs: Runs, name: str, dataset: str, output_dir: str) -> None:
     *_, png_path = output_paths(output_dir, name)
     on = f'MLP in PyTorch on {DATASET_TITLES[dataset]}'
     plot_curves(runs[first], f'{on}: {describe(first)}', png_path.with_stem(f'{name}_best'))
+    if len(runs) > 2 and len({setting._replace(learning_rate=0.0) for setting in runs}) == 1:
+        title = f'{on}: {describe_but_for_the_rate(first)}'
+        plot_rates(best, title, f'best {picked_by}', png_path.with_stem(f'{name}_rates'))
+        plot_losses(runs, title, png_path.with_stem(f'{name}_losses'))
+        return
     plot_panel(runs, f'{on}: {picked_by}', picked_by, png_path.with_stem(f'{name}_curves'))
     if len(runs) > 9:
         scores = {setting: score(best[setting]) for setting in runs}
@@ -57,11 +62,14 @@ def print_ranking(best: dict[NamedTuple, dict[str, object]], picked_by: str) -> 
 
 def describe(setting: NamedTuple) -> str:
     """A setting in words."""
-    units = setting.dnn_hidden_units or 'no hidden layer'
-    rate = f'learning rate {setting.learning_rate:g}'
-    return (
-        f'{optimizer_title(setting.optimizer)}, {rate}, batch {setting.batch_size}, {units}, {setting.max_steps} steps'
-    )
+    optimizer, others = describe_but_for_the_rate(setting).split(', ', 1)
+    return f'{optimizer}, learning rate {setting.learning_rate:g}, {others}'
+
+
+def describe_but_for_the_rate(setting: NamedTuple) -> str:
+    """A setting in words, without its learning rate."""
+    units = f'hidden units {setting.dnn_hidden_units}' if setting.dnn_hidden_units else 'no hidden layer'
+    return f'{optimizer_title(setting.optimizer)}, batch {setting.batch_size}, {units}, {setting.max_steps} steps'
 
 
 def optimizer_title(name: str) -> str:
@@ -111,6 +119,44 @@ def plot_panel(runs: Runs, title: str, label: str, path: Path) -> None:
     any_diverged = any(rows[-1]['status'] == 'diverged' for rows in shown.values())
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=min(len(networks), 9),
                   title='hidden units (a cross: diverged)' if any_diverged else 'hidden units', fontsize=9)  # fmt: skip
+    save_figure(figure, path)
+
+
+def plot_rates(best: dict[NamedTuple, dict[str, object]], title: str, label: str, path: Path) -> None:
+    """Draws the best score of settings that differ in their learning rates alone over these rates."""
+    figure, (panel,) = new_figure(title, 1, size=(8, 4))
+    points = sorted((setting.learning_rate, score(row), row['status']) for setting, row in best.items())
+    rates, scores, _ = zip(*points, strict=True)
+    panel.plot(rates, scores, color=PALETTE[0])
+    for status, marker, colour in (('finished', 'o', PALETTE[0]), ('diverged', 'X', PALETTE[1])):
+        of_status = [point[:2] for point in points if point[2] == status]
+        if of_status:
+            panel.plot(*zip(*of_status, strict=True), marker, color=colour, label=status, markersize=8)
+    for rate, accuracy, _ in points:
+        panel.annotate(f'{accuracy:.3f}', (rate, accuracy), (0, 9), textcoords='offset points', ha='center', fontsize=9)
+    panel.set_xscale('log')
+    panel.margins(y=0.15)
+    panel.set(xlabel='learning rate', ylabel=label)
+    panel.legend()
+    save_figure(figure, path)
+
+
+def plot_losses(runs: Runs, title: str, path: Path) -> None:
+    """Draws the training losses of settings that differ in their learning rates alone; a cross where one diverged."""
+    from matplotlib import colormaps
+
+    figure, (panel,) = new_figure(title, 1, size=(8, 4.5))
+    settings = sorted(runs, key=lambda setting: setting.learning_rate)
+    for i, setting in enumerate(settings):
+        rows = runs[setting]
+        colour = colormaps['viridis'](0.95 * i / (len(settings) - 1))
+        steps, losses = [row['step'] for row in rows], [row['train_loss'] for row in rows]
+        diverged = rows[-1]['status'] == 'diverged'
+        panel.plot(steps, losses, color=colour, label=f'{setting.learning_rate:g}' + (' ×' if diverged else ''))
+        if diverged:
+            panel.plot(steps[0], losses[0], 'x', color=colour)
+    panel.set(xlabel='step', ylabel='training loss')
+    panel.legend(title='learning rate\n(×: diverged)', loc='center left', bbox_to_anchor=(1, 0.5), fontsize=9)
     save_figure(figure, path)
 
 

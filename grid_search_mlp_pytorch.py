@@ -2,6 +2,7 @@
 
     python grid_search_mlp_pytorch.py --grid full                                   # 486 settings
     python grid_search_mlp_pytorch.py --grid additional                             # three deeper networks
+    python grid_search_mlp_pytorch.py --grid learning_rate                          # nine learning rates
     python grid_search_mlp_pytorch.py --learning_rate 1e-3 2e-3 --optimizer Adam    # a grid of your own
     python grid_search_mlp_pytorch.py --grid full --scheduler tcp://HOST:8786       # on a Dask cluster
 
@@ -39,6 +40,7 @@ from flags import FlagError, OneLineParser, add_seed_flag, defaults, positive_fl
 from grid_search_figures import FIGURES, show
 from grid_search_results import (
     GRIDS,
+    SHARED_BY_GRID,
     Results,
     Rows,
     Run,
@@ -83,7 +85,7 @@ def build_parser() -> OneLineParser:
     for flag, check in checks.items():
         choices = list(OPTIMIZERS) if flag == 'optimizer' else None
         parser.add_argument(f'--{flag}', type=check, choices=choices, nargs='+', help='the values to try')
-    parser.add_argument('--grid', choices=list(GRIDS), help='the values of the report')
+    parser.add_argument('--grid', choices=list(GRIDS), action=_GridAction, help='the values of REPORT.md')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--processes', type=positive_int,
         help='runs at a time, on one core or GPU each; as many as this process may use if not given')  # fmt: skip
@@ -95,6 +97,18 @@ def build_parser() -> OneLineParser:
     instead.add_argument('--dry_run', action='store_true',
         help='train nothing: print the runs, how many are done and how long the rest may take')  # fmt: skip
     return parser
+
+
+class _GridAction(argparse.Action):
+    """Sets the grid and what it shares among its runs, which a flag before or after it replaces."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str, option: str | None = None
+    ) -> None:
+        namespace.grid = value
+        for flag, shared in SHARED_BY_GRID.get(value, {}).items():
+            if getattr(namespace, flag) == parser.get_default(flag):
+                setattr(namespace, flag, shared)
 
 
 # A run

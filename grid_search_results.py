@@ -45,7 +45,16 @@ GRIDS = {
         'dnn_hidden_units': [','.join(['400'] * depth) for depth in (3, 4, 5)],
         'optimizer': ['adam'],
     },
+    'learning_rate': {
+        'learning_rate': [10.0**power for power in range(-6, 3)],
+        'max_steps': [3510],  # ten epochs
+        'batch_size': [128],
+        'dnn_hidden_units': ['128'],
+        'optimizer': ['sgd'],
+    },
 }
+# What a grid sets of the flags that all its runs share, unless the command line does.
+SHARED_BY_GRID = {'learning_rate': {'validation_size': 5000, 'standardise': True, 'init': 'kaiming'}}
 BASE_NAME = 'grid_search_mlp_pytorch'
 
 Rows = list[dict[str, object]]
@@ -104,7 +113,9 @@ def searched_values(grid: str | None, given: dict[str, list], defaults: dict[str
         FlagError: there is neither a grid nor a list, or both.
     """
     if bool(given) == bool(grid):
-        raise FlagError('name either --grid full or additional, or lists of values such as --learning_rate 1e-3 2e-3')
+        raise FlagError(
+            f'name either --grid {" or ".join(GRIDS)}, or lists of values such as --learning_rate 1e-3 2e-3'
+        )
     if grid:
         return GRIDS[grid]
     defaults = defaults | {'dnn_hidden_units': ','.join(map(str, defaults['dnn_hidden_units']))}

@@ -13,8 +13,8 @@ from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import STUDENT_TABLES, searched, summary
 from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill
 
-# The equations of a batch, which the NumPy modules compute, and those of the normalisations by hand.
-COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33}
+# The equations of a batch, which the NumPy modules compute, those of the normalisations by hand, Kaiming's weights.
+COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33, 35, 36, 38}
 
 Check = Callable[[Path], Iterator[str]]
 CHECKS: dict[str, Check] = {}
@@ -115,7 +115,8 @@ def table_1(root: Path) -> Iterator[str]:
 @check
 def grids(root: Path) -> Iterator[str]:
     """The searches have all their settings, each up to its last step, and the times of all their runs."""
-    for name, grid in (('', 'full'), ('_additional', 'additional'), ('_additional_validation', 'additional')):
+    for name, grid in (('', 'full'), ('_additional', 'additional'), ('_additional_validation', 'additional'),
+                       ('_learning_rate_validation', 'learning_rate')):  # fmt: skip
         settings = set(all_settings(GRIDS[grid]))
         rows = searched(root, name)
         whole = {setting for setting, of_setting in rows.items()

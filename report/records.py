@@ -31,7 +31,7 @@ def summary(root: Path, name: str) -> dict:
 
 
 def searched(root: Path, name: str) -> dict[Setting, list[dict]]:
-    """The rows of each setting of a search; `name` is '', '_additional' or '_additional_validation'."""
+    """The rows of each setting of a search; `name` is what follows `BASE_NAME`, such as '_additional'."""
     return by_setting(read_rows(root / f'results/{BASE_NAME}{name}.csv'))
 
 

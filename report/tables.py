@@ -4,11 +4,15 @@ A table stands between `<!-- table: NAME -->` and `<!-- /table -->`; NAME is one
 Each of them takes `root`, the directory that holds `results/` and the documents.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from metrics import confusion_matrix_to_metrics
+
 from benchmark.ratios import read_ratios
+from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
 from compare_batch_norm import VARIANTS
 from grid_search_figures import describe, optimizer_title
 from report.claims import Finding, findings
@@ -26,6 +30,10 @@ from report.records import (
 
 DOCUMENTS = ('REPORT.md', 'README.md')
 MARKED = re.compile(r'(<!-- table: (\w+) -->\n)(.*?)(<!-- /table -->)', re.DOTALL)
+LATER_FLAGS = (
+    '--hidden_dims 128 --lr 0.1 --batch_size 128 --epochs 10 --standardise --init kaiming --activation elu '
+    '--validation_size 5000'
+)
 TABLES: dict[str, Callable[[Path], str]] = {}
 
 
@@ -177,6 +185,50 @@ def batch_norm(root: Path) -> str:
 
 
 @table
+def later_years(root: Path) -> str:
+    """The networks that the course's later assignments ask for, each where its validation accuracy is best."""
+    networks = {'NumPy': ['mlp_numpy_later']}
+    networks['PyTorch'] = [f'mlp_pytorch_later_{units}{norm}' for units in ('128', '256-128', '512-256-128')
+                           for norm in ('', '_batch_norm')]  # fmt: skip
+    rows = []
+    for library, names in networks.items():
+        for name in names:
+            record = summary(root, name)
+            flags, best = record['flags'], record['best']
+            widths, norm = flags['dnn_hidden_units'], flags['norm'] != 'none'
+            n_params = sum((a + 1) * b for a, b in itertools.pairwise([N_PIXELS, *widths, N_CLASSES]))
+            rows.append([f'{library}, {" ".join(map(str, widths))}', 'with' if norm else 'without',
+                         f'{n_params + 2 * norm * sum(widths):,}', f'{best["val_acc"]:.4f}', best['step'],
+                         f'{best["test_acc"]:.4f}'])  # fmt: skip
+    header = ['hidden units', 'batch normalisation', 'parameters', 'best validation accuracy', 'at step',
+              'test accuracy of the pick']  # fmt: skip
+    return markdown(header, rows)
+
+
+@table
+def f_beta(root: Path) -> str:
+    """Precision, recall and F-beta of each class, of the later years' NumPy network."""
+    record = summary(root, 'evaluate_mlp_numpy_later')
+    metrics = [confusion_matrix_to_metrics(record['confusion_matrix'], beta) for beta in (0.1, 1.0, 10.0)]
+    columns = [metrics[0]['precision'], metrics[0]['recall'], *(of_beta['f1_beta'] for of_beta in metrics)]
+    rows = [[name, *(f'{value:.3f}' for value in values)] for name, *values in zip(CLASSES, *columns, strict=True)]
+    rows.append(['mean', *(f'{column.mean():.3f}' for column in columns)])
+    header = ['class', 'precision', 'recall', *(f'F-beta, β = {beta}' for beta in ('0.1', '1', '10'))]
+    return markdown(header, rows) + f'\nAccuracy {record["accuracy"]:.4f}.\n'
+
+
+@table
+def sweep(root: Path) -> str:
+    """The nine learning rates."""
+    best = picks(root, '_learning_rate_validation')
+    rows = [[f'{setting.learning_rate:g}', f'{row["val_acc"]:.4f}', row['step'], row['status'],
+             f'**{row["test_acc"]:.4f}**' if setting == next(iter(best)) else '']
+            for setting, row in sorted(best.items(), key=lambda item: item[0].learning_rate)]  # fmt: skip
+    header = ['learning rate', 'best validation accuracy', 'at step', 'the run', 'test accuracy of the pick']
+    return markdown(header, rows)
+
+
+@table
 def equations(root: Path) -> str:
     """Which definition computes each equation, if any, and which test holds it."""
     code, held = computed(root), tests(root)
@@ -201,6 +253,12 @@ def reproduce(root: Path) -> str:
         ),
         '3.2 c, with and without batch normalisation': ('compare_batch_norm.py', 'batch_norm_mlp_pytorch'),
         '4, Table 2, Figure 5': ('train_convnet_pytorch.py', 'convnet_pytorch'),
+        '5, the learning rate': (
+            'grid_search_mlp_pytorch.py --grid learning_rate', 'grid_search_mlp_pytorch_learning_rate_validation',
+        ),
+        '5, the NumPy MLP of 2024 and 2025': (
+            f'train_mlp_numpy.py {LATER_FLAGS} --name mlp_numpy_later', 'mlp_numpy_later',
+        ),
     }  # fmt: skip
     rows = []
     for what, (command, name) in commands.items():

@@ -30,6 +30,21 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(additional['dnn_hidden_units'], ['400,400,400', '400,400,400,400', '400,400,400,400,400'])
         self.assertEqual([*additional['learning_rate'], *additional['batch_size']], [2e-4, 400])
 
+    def test_a_grid_sets_what_its_runs_share_unless_the_command_line_does(self) -> None:
+        rates = search_results.GRIDS['learning_rate']['learning_rate']
+        self.assertEqual([f'{rate:g}' for rate in rates], [f'{10.0**power:g}' for power in range(-6, 3)])
+        shared = search_results.SHARED_BY_GRID['learning_rate']
+
+        def parse(*args: str) -> dict[str, object]:
+            flags = vars(grid_search.build_parser().parse_args(args))
+            return {flag: flags[flag] for flag in shared}
+
+        self.assertEqual(parse('--grid', 'learning_rate'), shared)
+        for args in (('--grid', 'learning_rate', '--validation_size', '9'),
+                     ('--validation_size', '9', '--grid', 'learning_rate')):  # fmt: skip
+            self.assertEqual(parse(*args), shared | {'validation_size': 9})
+        self.assertEqual(parse('--grid', 'full'), parse())
+
     def test_values(self) -> None:
         of_trainer = defaults(train_mlp_pytorch.build_parser())
         values = search_results.searched_values(None, {'batch_size': [50, 50]}, of_trainer)
@@ -243,12 +258,12 @@ class SearchFiguresTest(unittest.TestCase):
         lines = self.show()[0].splitlines()
         self.assertRegex(lines[0], r'^test accuracy .*best of 13')
         self.assertEqual([float(line.split()[0]) for line in lines[1:]], [round(0.41 - 0.01 * i, 2) for i in range(10)])
-        self.assertIn('SGD, learning rate 0.01, batch 50, 20,20, 40 steps', lines[1])
+        self.assertIn('SGD, learning rate 0.01, batch 50, hidden units 20,20, 40 steps', lines[1])
 
     def test_picked_by_validation_accuracy(self) -> None:
         lines = self.show(validation=True)[0].splitlines()
         self.assertRegex(lines[0], '^validation accuracy')
-        self.assertRegex(lines[1], '^0.5000 .*Adam, learning rate 0.1, batch 50, 9, 40 steps')
+        self.assertRegex(lines[1], '^0.5000 .*Adam, learning rate 0.1, batch 50, hidden units 9, 40 steps')
         self.assertRegex(lines[-1], r'^test accuracy of the first, picked by its validation accuracy: 0\.[13]000$')
 
     def test_the_curves_are_the_best_setting_s(self) -> None:
@@ -273,6 +288,25 @@ class SearchFiguresTest(unittest.TestCase):
         _, units, batches, _ = self.show()[1]['x_overview.png'].axes
         self.assertEqual([label.get_text() for label in units.get_xticklabels()], ['9', '100', '20,\n20'])
         self.assertEqual([label.get_text() for label in batches.get_xticklabels()], ['20', '50'])
+
+    def test_a_sweep_of_the_learning_rate(self) -> None:
+        settings = [Setting('sgd', rate, 50, '9', 40) for rate in (0.1, 1.0, 0.01)]
+        runs = {
+            setting: [row(setting, 1, 0.1), row(setting, 40, (0.2, 0.3, 0.4)[i])] for i, setting in enumerate(settings)
+        }
+        for one in runs[settings[1]]:
+            one['status'] = 'diverged'
+        with mock.patch.object(self, 'runs', return_value=runs):
+            figures = self.show()[1]
+        self.assertEqual(list(figures), ['x_rates.png', 'x_losses.png'])
+        line, finished, diverged = figures['x_rates.png'].axes[0].get_lines()
+        self.assertEqual([*map(list, line.get_data())], [[0.01, 0.1, 1.0], [0.4, 0.2, 0.3]])
+        self.assertEqual([*map(list, finished.get_data())], [[0.01, 0.1], [0.4, 0.2]])
+        self.assertEqual([*map(list, diverged.get_data())], [[1.0], [0.3]])
+        self.assertEqual(figures['x_rates.png'].axes[0].get_xscale(), 'log')
+        losses = figures['x_losses.png'].axes[0]
+        self.assertEqual([text.get_text() for text in losses.get_legend().get_texts()], ['0.01', '0.1', '1 ×'])
+        self.assertEqual([list(line.get_xdata()) for line in losses.get_lines()], [[1, 40], [1, 40], [1, 40], 1])
 
     def test_few_settings_have_no_overview(self) -> None:
         runs = dict(list(self.runs().items())[:9])
