@@ -306,7 +306,7 @@ class SearchFiguresTest(unittest.TestCase):
         self.assertEqual(figures['x_rates.png'].axes[0].get_xscale(), 'log')
         losses = figures['x_losses.png'].axes[0]
         self.assertEqual([text.get_text() for text in losses.get_legend().get_texts()], ['0.01', '0.1', '1 ×'])
-        self.assertEqual([list(line.get_xdata()) for line in losses.get_lines()], [[1, 40], [1, 40], [1, 40], 1])
+        self.assertEqual([list(line.get_xdata()) for line in losses.get_lines()], [[1, 40], [1, 40], [1, 40], [1]])
 
     def test_few_settings_have_no_overview(self) -> None:
         runs = dict(list(self.runs().items())[:9])
