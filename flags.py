@@ -13,8 +13,10 @@ import contextlib
 import math
 import os
 import re
+import shlex
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +45,21 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, **kwargs: object) -> None:
         # A script built on another's flags may define one of them anew.
         kwargs = {'allow_abbrev': False, 'conflict_handler': 'resolve'} | kwargs
+        kwargs = {
+            'epilog': '@FILE stands for the flags in a file; of two values of a flag the later one counts'
+        } | kwargs
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, with the flags of a file in place of each `@FILE`."""
+        words = sys.argv[1:] if args is None else args
+        try:
+            words = [flag for word in words for flag in flags_of(word)]
+        except FlagError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with this line on stderr and exit status 2."""
@@ -61,6 +77,36 @@ class OneLineParser(argparse.ArgumentParser):
         if message and not is_main_process():
             time.sleep(5)
         super().exit(status, message)
+
+
+def flags_of(word: str, inside: tuple[str, ...] = ()) -> list[str]:
+    """The flags in the file that a word `@FILE` of a command line names, several to a line; else the word itself.
+
+    What follows a # at the beginning of a word is a comment, quotes hold words together, and a file may name another.
+
+    Args:
+        word: of the command line, or of the file that was named last.
+        inside: the files whose flags these are among.
+
+    Raises:
+        FlagError: the file cannot be read, is no text, lacks a closing quote, or names itself.
+    """
+    if not word.startswith('@'):
+        return [word]
+    path = file_path(word[1:])
+    if path in inside:
+        raise FlagError(f'{path} names itself: take out its @{path}')
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+        lexer = shlex.shlex(re.sub(r'(?m)(^|\s)#.*', '', text), posix=True)
+        lexer.whitespace_split, lexer.commenters, lexer.escape = True, '', ''  # a backslash is part of a Windows path
+        return [flag for word in lexer for flag in flags_of(word, (*inside, path))]
+    except OSError as error:
+        raise FlagError(f'cannot read {word}: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise FlagError(f'{word} is no file of flags: it is no text in UTF-8') from error
+    except ValueError as error:
+        raise FlagError(f'{word} is no file of flags: {error}') from error
 
 
 def positive_int(text: str, limit: float = math.inf) -> int:
@@ -150,14 +196,43 @@ def add_run_flags(
     """
     add = parser.add_argument
     add('--learning_rate', type=positive_float, default=learning_rate, help='step size')
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument('--max_steps', type=positive_int, default=max_steps, help='number of training steps')
+    add('--max_steps', type=positive_int, default=max_steps, action=_StepsAction, help='number of training steps')
     if epochs:
-        length.add_argument('--epochs', type=partial(positive_int, limit=MAX_EPOCHS),
+        add('--epochs', type=partial(positive_int, limit=MAX_EPOCHS),
             help='passes over the training set, instead of steps; evaluated at the end of each, too')  # fmt: skip
     add('--batch_size', type=positive_int, default=batch_size, help='examples in a training step')
     add('--eval_freq', type=positive_int, default=eval_freq, help='steps from one evaluation to the next')
     add('--output_dir', type=file_path, default='.', help='where results/, figures/ and networks/ go')
+
+
+class _StepsAction(argparse.Action):
+    """Takes a number of steps in place of a number of epochs that was given before, such as by a file of flags."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: int, option: str | None = None
+    ) -> None:
+        namespace.max_steps = value
+        if 'epochs' in namespace:
+            namespace.epochs = None
+
+
+def add_optimizer_flags(parser: OneLineParser, schedules: Iterable[str]) -> None:
+    """Adds what both libraries' optimisers know, and how the learning rate changes: one of `schedules`."""
+    add = parser.add_argument
+    add('--momentum', type=share, default=0.0, help='of SGD: how much of the step before is added to each')
+    add('--weight_decay', type=non_negative_float, default=0.0,
+        help='times the weights is added to their gradients; of matrices and filters alone')  # fmt: skip
+    add('--schedule', choices=list(schedules), default='constant', help='how the learning rate falls after the warm-up')
+    add('--warmup', type=share, default=0.0, help='share of the steps in which the learning rate rises')
+    add('--label_smoothing', type=share, default=0.0,
+        help='share of each label that training spreads over all classes; no reported loss has it')  # fmt: skip
+
+
+def add_views_flag(parser: OneLineParser, views: Iterable[int]) -> None:
+    """Adds `--views`, one of these, of which 1 is the default."""
+    parser.add_argument('--views', type=int, choices=list(views), default=1,
+        help='evaluate on so many views of each image as well, averaged: 2: itself and its mirror image; '
+        '6: these two, also shifted by a pixel up-left and down-right, those at half the weight')  # fmt: skip
 
 
 def add_seed_flag(parser: argparse.ArgumentParser) -> None:
