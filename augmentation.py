@@ -38,6 +38,7 @@ STRENGTHS = {'shift': (int, SIZE // 2), 'rotate': (float, 180), 'zoom': (float, 
 KINDS = ('flip', *STRENGTHS)
 NUMPY_KINDS = ('flip', 'shift', 'jitter', 'cutout')  # those that do without PyTorch
 VIEWS = (1, 2, 6)
+REFLECTED = np.pad(np.arange(SIZE), SIZE, mode='symmetric')  # rows, or columns, from −32 to 63: which one stands there
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the luminance of red, green and blue, as ITU-R BT.601 weighs them
 
 
@@ -213,9 +214,8 @@ def gather(pixels: Array, mirrored: np.ndarray | None, moved: np.ndarray | None)
         return pixels
     n = len(pixels)
     # Of each row and column (n, 32) of the new images, which one of the old images stands there.
-    reflected = np.pad(np.arange(SIZE), SIZE, mode='symmetric')
     down, right = np.zeros((2, n, 1), int) if moved is None else moved.T[:, :, None]
-    rows, columns = (reflected[SIZE + np.arange(SIZE) - by] for by in (down, right))
+    rows, columns = (REFLECTED[SIZE + np.arange(SIZE) - by] for by in (down, right))
     if mirrored is not None:
         columns = np.where(mirrored[:, None], SIZE - 1 - columns, columns)
     if not isinstance(pixels, np.ndarray):
