@@ -33,8 +33,8 @@ from cifar10_files import (
 # What other files take from here, some of it made in the files that this one is built on.
 __all__ = [
     'BATCHES_FOLDER', 'CLASSES', 'DEFAULT_DATA_DIR', 'IMAGE_SHAPE', 'N_CLASSES', 'N_PIXELS', 'TEST_FILES',
-    'TRAIN_FILES', 'DataError', 'DataSet', 'DownloadError', 'RawData', 'check_network', 'find_batches', 'get_cifar10',
-    'load', 'synthetic',
+    'TRAIN_FILES', 'DataError', 'DataSet', 'DownloadError', 'RawData', 'check_network', 'find_batches',
+    'generator_state', 'get_cifar10', 'load', 'restore_generator', 'synthetic',
 ]  # fmt: skip
 
 DEFAULT_DATA_DIR = './cifar10'  # spelled just so: a directory that somebody names, `flags.py` spells without the ./
@@ -142,17 +142,16 @@ class DataSet:
 
     def state(self) -> dict[str, object]:
         """All that the batches to come depend on, as arrays and numbers; see `restore`."""
-        _, keys, position, has_gauss, gauss = self.rng.get_state()
         return {
             'order': self.order, 'position': self.position, 'epochs_completed': self.epochs_completed,
-            'rng_keys': keys, 'rng_position': position, 'rng_has_gauss': has_gauss, 'rng_gauss': gauss,
+            **generator_state(self.rng),
         }  # fmt: skip
 
     def restore(self, state: dict[str, object]) -> None:
         """Goes back to a `state`, so that the same batches follow."""
         self.order, self.position = state['order'], state['position']
         self.epochs_completed = state['epochs_completed']
-        self.rng.set_state(('MT19937', *(state[f'rng_{key}'] for key in ('keys', 'position', 'has_gauss', 'gauss'))))
+        restore_generator(self.rng, state)
 
     def _labels(self, which: np.ndarray | slice) -> np.ndarray:
         classes = self.classes[which]
@@ -165,6 +164,19 @@ def centred(pixels: np.ndarray, mean_image: np.ndarray, std_image: np.ndarray | 
     if std_image is not None:
         images /= std_image
     return images
+
+
+GENERATOR_STATE = ('rng_keys', 'rng_position', 'rng_has_gauss', 'rng_gauss')
+
+
+def generator_state(rng: np.random.RandomState) -> dict[str, object]:
+    """All that the numbers to come depend on, as an array and numbers; see `restore_generator`."""
+    return dict(zip(GENERATOR_STATE, rng.get_state()[1:], strict=True))
+
+
+def restore_generator(rng: np.random.RandomState, state: dict[str, object]) -> None:
+    """Puts a generator back to a `generator_state`, which may stand among other things."""
+    rng.set_state(('MT19937', *(state[key] for key in GENERATOR_STATE)))
 
 
 def get_cifar10(
