@@ -163,13 +163,13 @@ class Augmentation:
             cut=drawn('cutout', lambda size: self.rng.randint(SIZE - size + 1, size=(n, 2))),
         )
 
-    def apply(self, pixels: Array, draws: Draws, mean_image: Array) -> Array:
-        """Changes images as drawn, and centres them.
+    def apply(self, pixels: Array, draws: Draws, mean_image: Array, std_image: Array | None = None) -> Array:
+        """Changes images as drawn, and centres them as `cifar10_utils.centred` does.
 
         Args:
             pixels: (n, 3072) uint8, an array or a tensor, left as it is.
             draws: of these n images.
-            mean_image: (3072,) float32, of the same library and device.
+            mean_image, std_image: (3072,) float32, of the same library and device.
 
         Returns:
             The images (n, 3, 32, 32) float32, of the same library and device.
@@ -181,6 +181,8 @@ class Augmentation:
         if draws.recoloured is not None:
             images = recolour(images, draws.recoloured)
         images -= mean_image
+        if std_image is not None:
+            images /= std_image
         images = images.reshape(len(images), *IMAGE_SHAPE)
         if draws.cut is not None:
             cut_out(images, draws.cut, self.strengths['cutout'])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augmentation import Augmentation
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord
 from files import atomic_file
@@ -69,6 +70,9 @@ class RunState:
         defaults: the same flags at their defaults, which stand for flags that an older checkpoint lacks.
         n_ranks: the number of processes.
         model, optimizer, data, record: what is saved, and put back in place.
+        average: the moving average of the model, if there is one, and how images are augmented: saved likewise.
+
+    `former_length` is the number of steps of the run that a checkpoint was loaded of; None before.
     """
 
     def __init__(
@@ -80,14 +84,18 @@ class RunState:
         optimizer: 'torch.optim.Optimizer',
         data: DataSet,
         record: RunRecord,
+        average: 'nn.Module | None' = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.flags = {flag: value for flag, value in flags.items() if flag not in PLACE_FLAGS}
         self.flags |= {'dataset': record.dataset, 'script': record.script, 'processes': n_ranks}
         self.defaults = {**defaults, 'processes': 1}
         self.model = model
         self.optimizer = optimizer
-        self.data = data
+        self.order = {'order': data} | ({'augmentation': augmentation} if augmentation else {})
         self.record = record
+        self.average = average
+        self.former_length: int | None = None
 
     def save(self, path: str, step: int) -> None:
         """Writes the state after `step` steps, whole or not at all.
@@ -102,8 +110,9 @@ class RunState:
             'step': step,
             'model': self.model.state_dict(),
             'optimizer': self.optimizer.state_dict(),
-            'order': {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                      for key, value in self.data.state().items()},
+            'average': self.average.state_dict() if self.average else None,
+            **{part: {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                      for key, value in of_part.state().items()} for part, of_part in self.order.items()},
             'record': self.record.state(),
             'kept': self.record.network.state if self.record.network else None,
         }  # fmt: skip
@@ -130,8 +139,12 @@ class RunState:
                 )
             self.model.load_state_dict(state['model'])
             self.optimizer.load_state_dict(state['optimizer'])
-            self.data.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
-                               for key, value in state['order'].items()})  # fmt: skip
+            if self.average:
+                self.average.load_state_dict(state['average'])
+            for part, of_part in self.order.items():
+                of_part.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
+                                 for key, value in state[part].items()})  # fmt: skip
+            self.former_length = state['flags']['max_steps']
             self.record.restore(state['record'])
             if self.record.network:
                 self.record.network.state = state.get('kept') or copy.deepcopy(state['model'])

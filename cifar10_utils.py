@@ -102,18 +102,23 @@ class DataSet:
     @property
     def labels(self) -> np.ndarray:
         """All labels: (N, 10) one-hot in the data set's dtype, or (N,) int64."""
-        return self._labels(slice(None))
+        return self.labels_of(slice(None))
 
     def examples(self, which: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """The images (n, 3, 32, 32) and the labels of the examples that an index array or a slice picks."""
+        return self.centre(self.pixels[which]), self.labels_of(which)
+
+    def centre(self, pixels: np.ndarray) -> np.ndarray:
+        """Images (n, 3, 32, 32) as a network sees them, in the data set's dtype, out of pixels (n, 3072)."""
         # The difference is taken in float32, as the reference protocol does, and only then widened.
-        images = centred(self.pixels[which], self.mean_image, self.std_image).astype(self.dtype, copy=False)
-        return images.reshape(-1, *IMAGE_SHAPE), self._labels(which)
+        images = centred(pixels, self.mean_image, self.std_image).astype(self.dtype, copy=False)
+        return images.reshape(-1, *IMAGE_SHAPE)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Every example exactly once, in file order: what an evaluation reads."""
+        """The pixels, as bytes, and the labels of every example exactly once, in file order: for an evaluation."""
         for start in range(0, self.num_examples, batch_size):
-            yield self.examples(slice(start, start + batch_size))
+            which = slice(start, start + batch_size)
+            yield self.pixels[which], self.labels_of(which)
 
     def next_indices(self, batch_size: int) -> np.ndarray:
         """The indices (batch_size,) of the next training batch.
@@ -153,7 +158,8 @@ class DataSet:
         self.epochs_completed = state['epochs_completed']
         restore_generator(self.rng, state)
 
-    def _labels(self, which: np.ndarray | slice) -> np.ndarray:
+    def labels_of(self, which: np.ndarray | slice) -> np.ndarray:
+        """The labels, as `labels` has them, of the examples that an index array or a slice picks."""
         classes = self.classes[which]
         return np.eye(N_CLASSES, dtype=self.dtype)[classes] if self.one_hot else classes.astype(np.int64)
 

@@ -102,6 +102,22 @@ def run_name(script: str, dataset: str, flags: dict[str, object], defaults: dict
     return f'{name}_seed={flags["seed"]}' if several else name
 
 
+PARTS = {'train': 'training', 'val': 'validation', 'val_views': 'validation, by views', 'test': 'test',
+         'test_views': 'test, by views'}  # fmt: skip
+
+
+def table_lines(columns: dict[str, dict[str, object]], shown: Callable[[object], str]) -> list[str]:
+    """The lines of a table of accuracies and losses, a column for each of these rows, whose values are `shown` so."""
+    first = next(iter(columns.values()))
+    cells = [[f'{part}_{key}', label if key == 'acc' else '', metric] for part, label in PARTS.items()
+             for key, metric in (('acc', 'accuracy'), ('loss', 'loss')) if f'{part}_{key}' in first]  # fmt: skip
+    lines = [['dataset', 'metric', *columns]]
+    lines += [[label, metric, *(shown(row[key]) for row in columns.values())] for key, label, metric in cells]
+    width = max(len(value) for line in lines for value in line[2:])
+    return [f'{label:<22}{metric:<10}' + ''.join(f'{value:>{width + 2}}' for value in values)
+            for label, metric, *values in lines]  # fmt: skip
+
+
 # The record
 
 
@@ -221,17 +237,23 @@ class RunRecord:
         train: tuple[float, float],
         test: tuple[float, float],
         validation: tuple[float, float] | None = None,
+        test_views: tuple[float, float] | None = None,
+        validation_views: tuple[float, float] | None = None,
     ) -> None:
-        """Records an evaluation after step `step` (counted from 0): an accuracy and a loss on each data set."""
-        row = {
-            'step': step + 1,
-            'train_acc': train[0],
-            'train_loss': train[1],
-            'test_acc': test[0],
-            'test_loss': test[1],
+        """Records an evaluation after step `step` (counted from 0): an accuracy and a loss on each data set.
+
+        Those that are averaged over views of each image stand beside the plain ones, and pick nothing.
+        """
+        parts = {
+            'train': train,
+            'test': test,
+            'val': validation,
+            'test_views': test_views,
+            'val_views': validation_views,
         }
-        if validation is not None:
-            row |= {'val_acc': validation[0], 'val_loss': validation[1]}
+        row = {'step': step + 1}
+        for part, figures in parts.items():
+            row |= {} if figures is None else {f'{part}_acc': figures[0], f'{part}_loss': figures[1]}
         self.rows.append(row)
         if is_finite(row) and (validation is None or best_row(self.rows) is row):
             self.kept_row = row
@@ -268,13 +290,7 @@ class RunRecord:
         """The best and the last evaluation, laid out as in the report's tables."""
         best, last = self.best(), self.rows[-1]
         lines = [f'{self.title}: best step {best["step"]}, last step {last["step"]}']
-        lines.append(f'{"dataset":<12}{"metric":<10}{"best":>8}{"last":>8}')
-        for part, label in (('train', 'training'), ('val', 'validation'), ('test', 'test')):
-            for key, metric in (('acc', 'accuracy'), ('loss', 'loss')):
-                if f'{part}_{key}' in best:
-                    values = f'{best[f"{part}_{key}"]:>8.3f}{last[f"{part}_{key}"]:>8.3f}'
-                    lines.append(f'{label if key == "acc" else "":<12}{metric:<10}{values}')
-        return '\n'.join(lines)
+        return '\n'.join([*lines, *table_lines({'best': best, 'last': last}, '{:.3f}'.format)])
 
     def write(self, output_dir: str | Path) -> list[Path]:
         """Says the table, writes the run's files under `output_dir`, and returns the paths of those written.

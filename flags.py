@@ -325,10 +325,21 @@ def add_pytorch_flags(parser: OneLineParser, optimizers: Iterable[str], optimize
     """Adds what only the PyTorch trainers have: which of `optimizers`, on what device and how."""
     add = parser.add_argument
     add('--optimizer', type=str.lower, choices=list(optimizers), default=optimizer, help='in upper or lower case')
+    add('--nesterov', action='store_true', help="Nesterov's momentum")
+    add('--ema', type=share, default=0.0, metavar='DECAY',
+        help='evaluate and keep the moving average of the network over the steps, with this decay')  # fmt: skip
     add('--device', choices=['auto', 'cpu', 'cuda', 'mps'], default='auto', help='auto: a GPU where there is one')
     add('--precision', choices=['float32', 'bfloat16'], default='float32',
         help='bfloat16: by autocast, parameters stay float32')  # fmt: skip
     add('--compile', action='store_true', help='torch.compile the network')
+
+
+def check_optimizer(optimizer: str, momentum: float, nesterov: bool) -> None:
+    """Raises a FlagError if one of these flags does nothing."""
+    if momentum and optimizer != 'sgd':
+        raise FlagError(f'--momentum {momentum:g} does nothing with --optimizer {optimizer}: it is for sgd')
+    if nesterov and not momentum:
+        raise FlagError('--nesterov does nothing without a --momentum above 0')
 
 
 def add_checkpoint_flags(parser: OneLineParser) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart: blue, vermilion, green, purple, orange, sky.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-COLOURS = dict(zip(('train', 'test', 'val'), PALETTE, strict=False))
-LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation'}
+COLOURS = dict(zip(('train', 'test', 'val', 'test_views', 'val_views'), PALETTE, strict=False))
+LABELS = {'train': 'training (mini-batch)', 'test': 'test', 'val': 'validation', 'test_views': 'test, by views',
+          'val_views': 'validation, by views'}  # fmt: skip
 
 
 def new_figure(

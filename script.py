@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from cifar10_utils import DataSet, get_cifar10
-from experiment import RunRecord, output_paths, read_json, same_but_for_the_seed, say
+from experiment import RunRecord, output_paths, read_json, same_but_for_the_seed, say, table_lines
 from files import write_json
 from flags import FlagError, OneLineParser, is_main_process, one_line_errors
 from machine import versions
@@ -121,13 +121,8 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     std = over_seeds(statistics.stdev if len(records) > 1 else lambda _: math.nan)
     title = first.title.replace(f', seed {first.flags["seed"]}', '')
     lines = [f'{title}: mean ± standard deviation over {len(records)} seeds']
-    lines.append(f'{"dataset":<12}{"metric":<10}{"best":>20}{"last":>20}')
-    for part, label in (('train', 'training'), ('val', 'validation'), ('test', 'test')):
-        for key, metric in (('acc', 'accuracy'), ('loss', 'loss')):
-            column = f'{part}_{key}'
-            if column in mean['last']:
-                cells = [f'{mean[which][column]:.4f} ± {std[which][column]:.4f}' for which in ('best', 'last')]
-                lines.append(f'{label if key == "acc" else "":<12}{metric:<10}' + ''.join(f'{c:>20}' for c in cells))
+    both = {which: {key: (value, std[which][key]) for key, value in mean[which].items()} for which in ('best', 'last')}
+    lines += table_lines(both, lambda value: '{:.4f} ± {:.4f}'.format(*value))
     say('\n'.join(lines))
     seeds = [record.flags['seed'] for record in records]
     name = first.name.removesuffix(f'_seed={seeds[0]}')

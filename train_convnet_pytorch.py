@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from augmentation import VIEWS
 from cifar10_utils import IMAGE_SHAPE, N_CLASSES
 from convnet_pytorch import ConvNet
 from experiment import RunRecord
@@ -15,13 +16,13 @@ from flags import (
     OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
-    add_pytorch_flags,
     add_run_flags,
     add_seed_flags,
+    add_views_flag,
     defaults,
 )
 from script import main
-from training_pytorch import OPTIMIZERS, train_model
+from training_pytorch import add_training_flags, train_model
 
 SCRIPT = 'convnet_pytorch'
 
@@ -32,8 +33,9 @@ def build_parser() -> OneLineParser:
     add_run_flags(parser, learning_rate=1e-4, max_steps=5000, batch_size=32, eval_freq=500)
     add_seed_flags(parser)
     add_data_flags(parser)
-    add_pytorch_flags(parser, OPTIMIZERS, optimizer='adam')
+    add_training_flags(parser, optimizer='adam')
     add_checkpoint_flags(parser)
+    add_views_flag(parser, VIEWS)
     return parser
 
 

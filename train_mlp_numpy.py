@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from augmentation import NUMPY_KINDS, VIEWS, Augmentation, add_augment_flag, views
 from checkpoints import KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
 from experiment import RunRecord
@@ -20,14 +21,17 @@ from flags import (
     add_later_names,
     add_mlp_flags,
     add_norm_flag,
+    add_optimizer_flags,
     add_run_flags,
     add_seed_flags,
+    add_views_flag,
     check_mlp,
     check_norm,
     defaults,
 )
 from mlp_numpy import ACTIVATIONS, MLP, NORMS
 from modules import INITS, CrossEntropyModule
+from schedules import SHAPES, Schedule
 from script import load_data, main, run_length
 
 SCRIPT = 'mlp_numpy'
@@ -42,6 +46,9 @@ def build_parser() -> OneLineParser:
     add_data_flags(parser)
     add_mlp_flags(parser, ACTIVATIONS, INITS, init='report')
     add_norm_flag(parser, NORMS)
+    add_optimizer_flags(parser, SHAPES)
+    add_augment_flag(parser, NUMPY_KINDS)
+    add_views_flag(parser, VIEWS)
     add_later_names(parser, batch_norm='batch')
     parser.add_argument(
         '--dtype', choices=['float32', 'float64'], default='float64', help='precision of all arithmetic'
@@ -54,43 +61,70 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(probabilities.argmax(axis=1) == labels.argmax(axis=1)))
 
 
-def evaluate(mlp: MLP, data: DataSet) -> tuple[float, float]:
-    """The accuracy and the mean cross-entropy over every example of `data`, in evaluation mode and back."""
+def evaluate(mlp: MLP, data: DataSet, n_views: int = 1) -> tuple[float, float]:
+    """The accuracy and the mean cross-entropy over every example of `data`, in evaluation mode and back.
+
+    The probabilities are averaged over `n_views` views of each image; see `augmentation.views`.
+    """
     training = mlp.training
     mlp.eval()
     totals = np.zeros(2)
-    for images, labels in data.batches(EVALUATION_BATCH):
-        probabilities = mlp.forward(images.reshape(len(images), -1))
+    for pixels, labels in data.batches(EVALUATION_BATCH):
+        probabilities = sum(
+            weight * mlp.forward(data.centre(view).reshape(len(view), -1)) for view, weight in views(pixels, n_views)
+        )
         loss = CrossEntropyModule().forward(probabilities, labels)
-        totals += len(images) * np.array([accuracy(probabilities, labels), loss])
+        totals += len(pixels) * np.array([accuracy(probabilities, labels), loss])
     mlp.train(training)
     return tuple(map(float, totals / data.num_examples))
 
 
 class SGD:
-    """Stochastic gradient descent: p ← p − learning_rate · gradient, for every parameter p of a network.
+    """Stochastic gradient descent, for every parameter p of a network, as PyTorch's.
+
+    With momentum each step has a part of the one before: v ← momentum · v + gradient, and p ← p − learning_rate · v.
+    Weight decay adds weight_decay · p to the gradient, where p is a matrix.
 
     Args:
         mlp: gives its parameters, and their gradients, by `params_and_grads`.
-        learning_rate: the step size.
+        learning_rate: the step size, which may be changed from step to step.
+        momentum: from 0 to below 1.
+        weight_decay: 0 or more.
     """
 
-    def __init__(self, mlp: MLP, learning_rate: float) -> None:
+    def __init__(self, mlp: MLP, learning_rate: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self.mlp = mlp
         self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.velocities: dict[int, np.ndarray] = {}  # by the parameter's place
 
     def step(self) -> None:
         """One update of the parameters, in their own arrays, by the gradients of the last backward pass."""
-        for param, grad in self.mlp.params_and_grads():
+        for place, (param, grad) in enumerate(self.mlp.params_and_grads()):
+            if self.weight_decay and param.ndim > 1:
+                grad = grad + self.weight_decay * param
+            if self.momentum:
+                velocity = self.velocities.setdefault(place, np.zeros_like(param))
+                velocity *= self.momentum
+                velocity += grad
+                grad = velocity
             # An error, not silence, where a layer's parameter is no array and so cannot be changed in place.
             np.subtract(param, self.learning_rate * grad, out=param)
 
 
-def training_step(mlp: MLP, optimizer: SGD, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """One update of the parameters; returns the probabilities (n_batch, n_classes) and the loss, both before it."""
+def training_step(
+    mlp: MLP, optimizer: SGD, images: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0
+) -> tuple[np.ndarray, float]:
+    """One update of the parameters; returns the probabilities (n_batch, n_classes) and the loss, both before it.
+
+    The loss that is minimised has `label_smoothing` of each one-hot label spread over all classes; the other has not.
+    """
     loss_module = CrossEntropyModule()
     probabilities = mlp.forward(images.reshape(len(images), -1))
     loss = loss_module.forward(probabilities, labels)
+    if label_smoothing:
+        labels = (1 - label_smoothing) * labels + labels.dtype.type(label_smoothing / labels.shape[1])
     mlp.backward(loss_module.backward(probabilities, labels))
     optimizer.step()
     return probabilities, loss
@@ -114,6 +148,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
         flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size,
         standardise=flags.standardise, rng=rng, dtype=np.dtype(flags.dtype).type,
     )  # fmt: skip
+    parts = [part for part in ('test', 'validation') if data[part].num_examples]
     max_steps, epoch_ends = run_length(
         flags.max_steps, flags.epochs, flags.batch_size, data['train'].num_examples
     )  # fmt: skip
@@ -123,7 +158,9 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
         'dropout': flags.dropout,
     }  # fmt: skip
     mlp = MLP(**arguments, init=flags.init, rng=rng)
-    optimizer = SGD(mlp, flags.learning_rate)
+    optimizer = SGD(mlp, flags.learning_rate, flags.momentum, flags.weight_decay)
+    schedule = Schedule(flags.schedule, flags.warmup, max_steps)
+    augmentation = Augmentation(flags.augment, data['train'].num_examples, flags.seed)
     record = RunRecord(
         SCRIPT, 'MLP in NumPy', data['train'].name, {**vars(flags), 'max_steps': max_steps},
         defaults(build_parser()), output_dir, quiet, epoch_ends,
@@ -134,16 +171,26 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     # A run that diverges overflows first; its record says so, and NumPy's warnings would only repeat it.
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
-            images, labels = data['train'].next_batch(flags.batch_size)
-            probabilities, loss = training_step(mlp, optimizer, images, labels)
+            images, labels = augmented_batch(data['train'], flags.batch_size, augmentation)
+            optimizer.learning_rate = flags.learning_rate * schedule(step)
+            probabilities, loss = training_step(mlp, optimizer, images, labels, flags.label_smoothing)
             if record.evaluation_due(step, loss):
-                record.add(
-                    step,
-                    train=(accuracy(probabilities, labels), loss),
-                    test=evaluate(mlp, data['test']),
-                    validation=evaluate(mlp, data['validation']) if flags.validation_size else None,
-                )
+                held_out = {part: evaluate(mlp, data[part]) for part in parts}
+                by_views = {
+                    f'{part}_views': evaluate(mlp, data[part], flags.views) for part in parts if flags.views > 1
+                }
+                record.add(step, train=(accuracy(probabilities, labels), loss), **held_out, **by_views)
     return record
+
+
+def augmented_batch(data: DataSet, batch_size: int, augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """The next training batch, its images changed at random where that is asked for."""
+    indices = data.next_indices(batch_size)
+    if not augmentation.strengths:
+        return data.examples(indices)
+    draws = augmentation.draw(indices, data.epochs_completed)
+    images = augmentation.apply(data.pixels[indices], draws, data.mean_image, data.std_image)
+    return images.astype(data.dtype, copy=False), data.labels_of(indices)
 
 
 if __name__ == '__main__':

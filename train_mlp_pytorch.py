@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import torch
 
+from augmentation import VIEWS
 from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import RunRecord
 from flags import (
@@ -24,9 +25,9 @@ from flags import (
     add_later_names,
     add_mlp_flags,
     add_norm_flag,
-    add_pytorch_flags,
     add_run_flags,
     add_seed_flags,
+    add_views_flag,
     check_mlp,
     check_norm,
     defaults,
@@ -34,7 +35,7 @@ from flags import (
 from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
 from script import main
-from training_pytorch import FLOAT32_MAX, OPTIMIZERS, launched, train_model
+from training_pytorch import FLOAT32_MAX, add_training_flags, launched, train_model
 
 SCRIPT = 'mlp_pytorch'
 
@@ -47,6 +48,7 @@ def build_parser() -> OneLineParser:
     add_norm_flags(parser)
     add_later_names(parser, batch_norm='batch_torch')
     add_checkpoint_flags(parser)
+    add_views_flag(parser, VIEWS)
     return parser
 
 
@@ -55,7 +57,7 @@ def add_flags(parser: OneLineParser, epochs: bool = False) -> None:
     add_run_flags(parser, learning_rate=2e-3, max_steps=1500, batch_size=200, eval_freq=100, epochs=epochs)
     add_data_flags(parser)
     add_mlp_flags(parser, ACTIVATIONS, INITS, init='torch')
-    add_pytorch_flags(parser, OPTIMIZERS, optimizer='sgd')
+    add_training_flags(parser, optimizer='sgd')
 
 
 def add_norm_flags(parser: OneLineParser) -> None:

@@ -21,15 +21,28 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from augmentation import Augmentation, add_augment_flag, views
 from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
 from cifar10_utils import IMAGE_SHAPE, DataError, DataSet
 from experiment import RunRecord
 from files import check_can_write
-from flags import FlagError, check_same_flags, one_line
+from flags import (
+    FlagError,
+    OneLineParser,
+    add_optimizer_flags,
+    add_pytorch_flags,
+    check_optimizer,
+    check_same_flags,
+    one_line,
+)
+from schedules import SHAPES, Schedule
 from script import load_data, run_length
 
-OPTIMIZERS = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adadelta': torch.optim.Adadelta}
+OPTIMIZERS = {
+    'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'adadelta': torch.optim.Adadelta,
+}  # fmt: skip
 FLOAT32_MAX = 3.4e38
 
 
@@ -170,16 +183,25 @@ class DeviceData:
         self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
 
     def examples(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images (n, 3, 32, 32) float32, centred, and the labels (n,) int64 with these indices."""
+        """The pixels (n, 3072) uint8 and the labels (n,) int64 with these indices."""
         on_device = torch.from_numpy(indices).to(self.device)
-        images = self.pixels.index_select(0, on_device).to(torch.float32).sub_(self.mean_image)
+        return self.pixels.index_select(0, on_device), self.labels.index_select(0, on_device)
+
+    def centre(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Images (n, 3, 32, 32) float32 as a network sees them, out of pixels (n, 3072)."""
+        images = pixels.to(torch.float32).sub_(self.mean_image)
         if self.std_image is not None:
             images.div_(self.std_image)
-        return images.view(-1, *IMAGE_SHAPE), self.labels.index_select(0, on_device)
+        return images.view(-1, *IMAGE_SHAPE)
 
 
-def evaluate(model: nn.Module, data: DeviceData, precision: str, ranks: Ranks = ALONE) -> tuple[float, float]:
-    """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks."""
+def evaluate(
+    model: nn.Module, data: DeviceData, precision: str, ranks: Ranks = ALONE, n_views: int = 1
+) -> tuple[float, float]:
+    """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks.
+
+    The probabilities are averaged over `n_views` views of each image; see `augmentation.views`.
+    """
     if ranks.n_ranks > 1:  # a training step leaves each rank with running statistics of its own
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
@@ -188,13 +210,22 @@ def evaluate(model: nn.Module, data: DeviceData, precision: str, ranks: Ranks = 
     totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
     with torch.inference_mode():
         for start in range(0, len(share), EVALUATION_BATCH):
-            images, labels = data.examples(share[start : start + EVALUATION_BATCH])
+            pixels, labels = data.examples(share[start : start + EVALUATION_BATCH])
             with autocast(data.device, precision):
-                logits = model(images)
+                logits = [model(data.centre(view)) for view, _ in views(pixels, n_views)]
+            logits = average_of(logits, [weight for _, weight in views(pixels, n_views)])
             correct = (logits.argmax(dim=1) == labels).sum()
             totals += torch.stack([correct, cross_entropy(logits.float(), labels, reduction='sum')])
     model.train()
     return tuple((sum_over_ranks(totals, ranks) / data.data.num_examples).tolist())
+
+
+def average_of(logits: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+    """Logits (n, n_classes) of the weighted mean of the probabilities that these logits stand for."""
+    if len(logits) == 1:
+        return logits[0]
+    log_weights = torch.tensor(weights, device=logits[0].device).log()
+    return (torch.stack(logits).float().log_softmax(dim=2) + log_weights[:, None, None]).logsumexp(dim=0)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -205,17 +236,52 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 # Training
 
 
-def make_optimizer(name: str, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+def add_training_flags(parser: OneLineParser, optimizer: str) -> None:
+    """Adds what says how any network is trained here; `optimizer` is the default one."""
+    add_pytorch_flags(parser, OPTIMIZERS, optimizer)
+    add_optimizer_flags(parser, SHAPES)
+    add_augment_flag(parser)
+
+
+def make_optimizer(
+    name: str,
+    model: nn.Module,
+    learning_rate: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
     """PyTorch's own, with its fused kernels, which update all parameters in one pass, where it has them.
 
+    Weight decay is of matrices and filters alone: biases and normalisations have one dimension.
+
     Raises:
-        FlagError: the learning rate is none in float32.
+        FlagError: one of the flags does nothing, or a number is none in float32.
     """
-    if learning_rate > FLOAT32_MAX:
-        raise FlagError(f'--learning_rate must be at most {FLOAT32_MAX:g} in float32, got {learning_rate:g}')
-    on_mps = next(model.parameters()).device.type == 'mps'
-    fused = {'fused': True} if name != 'adadelta' and not on_mps else {}
-    return OPTIMIZERS[name](model.parameters(), lr=learning_rate, **fused)
+    for flag, value in {'learning_rate': learning_rate, 'weight_decay': weight_decay}.items():
+        if value > FLOAT32_MAX:
+            raise FlagError(f'--{flag} must be at most {FLOAT32_MAX:g} in float32, got {value:g}')
+    check_optimizer(name, momentum, nesterov)
+    options: dict[str, object] = {'lr': learning_rate, 'weight_decay': 0.0}  # AdamW would have some by default
+    if name == 'sgd':
+        options |= {'momentum': momentum, 'nesterov': nesterov}
+    if name != 'adadelta' and next(model.parameters()).device.type != 'mps':
+        options['fused'] = True
+    if not weight_decay:
+        return OPTIMIZERS[name](model.parameters(), **options)
+    decayed, others = ([param for param in model.parameters() if (param.ndim > 1) == is_matrix]
+                       for is_matrix in (True, False))  # fmt: skip
+    return OPTIMIZERS[name]([{'params': decayed, 'weight_decay': weight_decay}, {'params': others}], **options)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, learning_rate: float, start: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """PyTorch's own, at the position of step `start`: what the optimizer's learning rate is then and will be."""
+    for group in optimizer.param_groups:
+        group['initial_lr'] = learning_rate
+    with warnings.catch_warnings(action='ignore'):  # of the first step, which sets this position
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule, last_epoch=start - 1)
 
 
 def training_step(
@@ -225,6 +291,7 @@ def training_step(
     labels: torch.Tensor,
     precision: str,
     scale: torch.Tensor,
+    label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update of the parameters.
 
@@ -232,15 +299,18 @@ def training_step(
         images, labels: (n, 3, 32, 32) and (n,).
         precision: 'float32' or 'bfloat16'.
         scale: what makes of the sum of the losses the loss that is minimised, such as 1 / n.
+        label_smoothing: the share of each label that is spread over all classes in the loss that is minimised.
 
     Returns:
-        The logits (n, n_classes) before the update, and the sum of their losses.
+        The logits (n, n_classes) before the update, and the sum of their losses, without smoothing.
     """
     with autocast(images.device, precision):
         logits = model(images)
-    loss_sum = cross_entropy(logits.float(), labels, reduction='sum')
+    loss_sum = minimised = cross_entropy(logits.float(), labels, reduction='sum')
+    if label_smoothing:
+        minimised = cross_entropy(logits.float(), labels, reduction='sum', label_smoothing=label_smoothing)
     optimizer.zero_grad()
-    loss_sum.backward(scale)
+    minimised.backward(scale)
     optimizer.step()
     return logits.detach(), loss_sum.detach()
 
@@ -283,25 +353,41 @@ def train_model(
     )  # fmt: skip
     data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
     model.to(device)
-    optimizer = make_optimizer(flags.optimizer, model, flags.learning_rate)
+    optimizer = make_optimizer(
+        flags.optimizer, model, flags.learning_rate, flags.momentum, flags.nesterov, flags.weight_decay
+    )  # fmt: skip
+    average = moving_average(model, flags.ema) if flags.ema else None
+    kept = average.module if average else model
+    augmentation = Augmentation(flags.augment, sets['train'].num_examples, flags.seed)
+    schedule = Schedule(flags.schedule, flags.warmup, max_steps)
     all_flags = {**vars(flags), 'max_steps': max_steps, 'device': str(device)}
     checkpoint = checkpoint_path(flags.checkpoint, flags.seed if flags.seeds else None)
     with together(ranks):
         record = RunRecord(
             script, title, sets['train'].name, all_flags, defaults, output_dir if ranks.rank == 0 else None,
             quiet or ranks.rank > 0, [*evaluate_after, *epoch_ends],
-            KeptNetwork(script, model, arguments, sets['train'].mean_image, sets['train'].std_image),
+            KeptNetwork(script, kept, arguments, sets['train'].mean_image, sets['train'].std_image),
         )  # fmt: skip
-        state = RunState(all_flags, defaults, ranks.n_ranks, model, optimizer, sets['train'], record)
+        state = RunState(
+            all_flags, defaults, ranks.n_ranks, model, optimizer, sets['train'], record, average,
+            augmentation if augmentation.strengths else None,
+        )  # fmt: skip
         is_done = record.already_done()
         start = 0 if is_done else find_start(state, flags.resume, checkpoint, ranks)
     if from_rank_0(is_done, ranks):
         return record
     check_agreement(state.flags, start, ranks)
     announce(record, device, flags.precision, ranks)
+    if schedule.depends_on_length and state.former_length not in (None, max_steps):
+        record.say(
+            f'the schedule of {state.former_length} steps is now one of {max_steps}: the learning rate goes on at '
+            f'{flags.learning_rate * schedule(start):.3g}, as if it had been so from the start'
+        )
+    scheduler = make_scheduler(optimizer, schedule, flags.learning_rate, start)
     if flags.compile:
         model.compile()
-    parallel = data_parallel(model, data['train'].examples(np.arange(1))[0], ranks)
+    parallel = data_parallel(model, data['train'].centre(data['train'].pixels[:1]), ranks)
+    parts = [part for part in ('test', 'validation') if part in data]
     # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
     # the ranks' gradients are averaged, not summed.
     scale = torch.tensor(ranks.n_ranks / flags.batch_size, device=device)
@@ -310,18 +396,34 @@ def train_model(
     with record.running(start) as steps:
         for step in steps:
             indices = sets['train'].next_indices(flags.batch_size)
-            images, labels = data['train'].examples(ranks.share(indices))
+            pixels, labels = data['train'].examples(ranks.share(indices))
+            if augmentation.strengths:
+                draws = ranks.share(augmentation.draw(indices, sets['train'].epochs_completed))
+                images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
+            else:
+                images = data['train'].centre(pixels)
             torch.manual_seed(seed_of_step(flags.seed, step, ranks))
-            logits, loss_sum = training_step(parallel, optimizer, images, labels, flags.precision, scale)
+            logits, loss_sum = training_step(
+                parallel, optimizer, images, labels, flags.precision, scale, flags.label_smoothing
+            )  # fmt: skip
+            scheduler.step()
+            if average:
+                average.update_parameters(model)
             loss = sum_over_ranks(loss_sum, ranks).item() / flags.batch_size
             if record.evaluation_due(step, loss):
                 correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum(), ranks).item()
-                held_out = {part: evaluate(model, data[part], flags.precision, ranks)
-                            for part in ('test', 'validation') if part in data}  # fmt: skip
-                record.add(step, train=(correct / flags.batch_size, loss), **held_out)
+                held_out = {part: evaluate(kept, data[part], flags.precision, ranks) for part in parts}
+                by_views = {f'{part}_views': evaluate(kept, data[part], flags.precision, ranks, flags.views)
+                            for part in parts if flags.views > 1}  # fmt: skip
+                record.add(step, train=(correct / flags.batch_size, loss), **held_out, **by_views)
                 if checkpoint is not None and ranks.rank == 0:
                     record.attempt(checkpoint, lambda path, n_done=step + 1: state.save(path, n_done))
     return record
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's parameters and running statistics, of the first step's on."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def seed_of_step(seed: int, step: int, ranks: Ranks) -> int:
