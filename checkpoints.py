@@ -92,7 +92,8 @@ class RunState:
         self.defaults = {**defaults, 'processes': 1}
         self.model = model
         self.optimizer = optimizer
-        self.order = {'order': data} | ({'augmentation': augmentation} if augmentation else {})
+        self.data = data
+        self.drawn = {'order': data} | ({'augmentation': augmentation} if augmentation else {})
         self.record = record
         self.average = average
         self.former_length: int | None = None
@@ -112,7 +113,7 @@ class RunState:
             'optimizer': self.optimizer.state_dict(),
             'average': self.average.state_dict() if self.average else None,
             **{part: {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                      for key, value in of_part.state().items()} for part, of_part in self.order.items()},
+                      for key, value in of_part.state().items()} for part, of_part in self.drawn.items()},
             'record': self.record.state(),
             'kept': self.record.network.state if self.record.network else None,
         }  # fmt: skip
@@ -141,7 +142,7 @@ class RunState:
             self.optimizer.load_state_dict(state['optimizer'])
             if self.average:
                 self.average.load_state_dict(state['average'])
-            for part, of_part in self.order.items():
+            for part, of_part in self.drawn.items():
                 of_part.restore({key: value.numpy() if isinstance(value, torch.Tensor) else value
                                  for key, value in state[part].items()})  # fmt: skip
             self.former_length = state['flags']['max_steps']

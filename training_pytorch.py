@@ -183,6 +183,11 @@ class DeviceData:
         self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
 
     def examples(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images (n, 3, 32, 32) float32, centred, and the labels (n,) int64 with these indices."""
+        pixels, labels = self.pixels_and_labels(indices)
+        return self.centre(pixels), labels
+
+    def pixels_and_labels(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The pixels (n, 3072) uint8 and the labels (n,) int64 with these indices."""
         on_device = torch.from_numpy(indices).to(self.device)
         return self.pixels.index_select(0, on_device), self.labels.index_select(0, on_device)
@@ -210,7 +215,7 @@ def evaluate(
     totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
     with torch.inference_mode():
         for start in range(0, len(share), EVALUATION_BATCH):
-            pixels, labels = data.examples(share[start : start + EVALUATION_BATCH])
+            pixels, labels = data.pixels_and_labels(share[start : start + EVALUATION_BATCH])
             with autocast(data.device, precision):
                 logits = [model(data.centre(view)) for view, _ in views(pixels, n_views)]
             logits = average_of(logits, [weight for _, weight in views(pixels, n_views)])
@@ -386,7 +391,7 @@ def train_model(
     scheduler = make_scheduler(optimizer, schedule, flags.learning_rate, start)
     if flags.compile:
         model.compile()
-    parallel = data_parallel(model, data['train'].centre(data['train'].pixels[:1]), ranks)
+    parallel = data_parallel(model, data['train'].examples(np.arange(1))[0], ranks)
     parts = [part for part in ('test', 'validation') if part in data]
     # Of the sum over this rank's share, which may be an example more than another's, to the mean over the batch;
     # the ranks' gradients are averaged, not summed.
@@ -396,7 +401,7 @@ def train_model(
     with record.running(start) as steps:
         for step in steps:
             indices = sets['train'].next_indices(flags.batch_size)
-            pixels, labels = data['train'].examples(ranks.share(indices))
+            pixels, labels = data['train'].pixels_and_labels(ranks.share(indices))
             if augmentation.strengths:
                 draws = ranks.share(augmentation.draw(indices, sets['train'].epochs_completed))
                 images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
