@@ -1,7 +1,7 @@
 """How the learning rate changes over a run: it may rise at the start (warm-up), and fall towards the end.
 
-    factor = Schedule('triangular', warmup=0.2, max_steps=1500)
-    [factor(step) for step in range(1500)]  # what the learning rate is multiplied by in each step
+    schedule = Schedule('triangular', warmup=0.2, max_steps=1500)
+    [schedule.factor(step) for step in range(1500)]  # what the learning rate is multiplied by in each step
 
 This module never imports PyTorch.
 """
@@ -33,7 +33,7 @@ class Schedule(NamedTuple):
     warmup: float
     max_steps: int
 
-    def __call__(self, step: int) -> float:
+    def factor(self, step: int) -> float:
         """The factor in step `step`, counted from 0; above 0 in each of the run's."""
         n_rising = round(self.warmup * self.max_steps)
         if step < n_rising:

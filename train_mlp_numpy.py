@@ -172,7 +172,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
             images, labels = augmented_batch(data['train'], flags.batch_size, augmentation)
-            optimizer.learning_rate = flags.learning_rate * schedule(step)
+            optimizer.learning_rate = flags.learning_rate * schedule.factor(step)
             probabilities, loss = training_step(mlp, optimizer, images, labels, flags.label_smoothing)
             if record.evaluation_due(step, loss):
                 held_out = {part: evaluate(mlp, data[part]) for part in parts}

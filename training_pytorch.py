@@ -286,7 +286,7 @@ def make_scheduler(
     for group in optimizer.param_groups:
         group['initial_lr'] = learning_rate
     with warnings.catch_warnings(action='ignore'):  # of the first step, which sets this position
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule, last_epoch=start - 1)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor, last_epoch=start - 1)
 
 
 def training_step(
@@ -386,7 +386,7 @@ def train_model(
     if schedule.depends_on_length and state.former_length not in (None, max_steps):
         record.say(
             f'the schedule of {state.former_length} steps is now one of {max_steps}: the learning rate goes on at '
-            f'{flags.learning_rate * schedule(start):.3g}, as if it had been so from the start'
+            f'{flags.learning_rate * schedule.factor(start):.3g}, as if it had been so from the start'
         )
     scheduler = make_scheduler(optimizer, schedule, flags.learning_rate, start)
     if flags.compile:
