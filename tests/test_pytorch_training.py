@@ -405,7 +405,7 @@ class TorchTrainingTest(unittest.TestCase):
         torch.manual_seed(0)
         orders = []
         for seed in (1, 2, 1):
-            sets = training_pytorch.load_on_all_ranks('.', 'synthetic', 0, 6000, seed, training_pytorch.ALONE)
+            sets = training_pytorch.load_on_all_ranks('.', 'synthetic', 0, 6000, False, seed, training_pytorch.ALONE)
             sets['train'].next_indices(6000)
             orders.append(sets['train'].next_indices(6000).tolist())
         self.assertEqual(orders[0], orders[2])
