@@ -1,4 +1,4 @@
-"""Accuracy, the confusion matrix, and what follows from it for each class.
+"""Accuracy, the confusion matrix and what follows from it for each class, and calibration.
 
     matrix = confusion_matrix(scores, labels)  # matrix[i, j]: how many of class i were taken for class j
     confusion_matrix_to_metrics(matrix, beta=2.0)['recall']
@@ -112,6 +112,39 @@ def confusion_matrix_to_metrics(confusion_matrix: ArrayLike, beta: float = 1.0) 
         'precision': _ratio(hits, predicted),
         'recall': _ratio(hits, true),
         'f1_beta': _ratio(hits, weight * true + (1 - weight) * predicted),
+    }
+
+
+def calibration(probabilities: ArrayLike, targets: ArrayLike, n_bins: int = 15) -> dict[str, float | np.ndarray]:
+    """How often a network is right where it is so and so sure.
+
+    Its confidence is the highest of an example's probabilities. Examples go into bins of confidence, equally wide, and
+    the expected calibration error is the mean of |accuracy − mean confidence| over the bins, each weighing as much as
+    it has examples (Guo et al., 2017).
+
+    Args:
+        probabilities: (n, n_classes).
+        targets: class numbers (n,), or one-hot (n, n_classes).
+        n_bins: bin i holds the confidences from i / n_bins to (i + 1) / n_bins.
+
+    Returns:
+        `expected_calibration_error`, a number, and `examples`, `confidence` and `accuracy`, (n_bins,) each, 0 for a bin
+        without an example.
+
+    Raises:
+        ValueError: the arguments have other shapes, or a target is no class.
+    """
+    predicted, true = predicted_and_true(probabilities, targets)
+    confidences = np.nan_to_num(np.asarray(probabilities, dtype=np.float64).max(axis=1))
+    bins = np.minimum((confidences * n_bins).astype(int), n_bins - 1)
+    examples = np.bincount(bins, minlength=n_bins)
+    confidence = _ratio(np.bincount(bins, confidences, n_bins), examples.astype(float))
+    accuracy = _ratio(np.bincount(bins, predicted == true, n_bins), examples.astype(float))
+    return {
+        'expected_calibration_error': float(examples @ np.abs(accuracy - confidence) / max(len(bins), 1)),
+        'examples': examples,
+        'confidence': confidence,
+        'accuracy': accuracy,
     }
 
 
