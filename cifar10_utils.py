@@ -204,6 +204,7 @@ def read_part(
     dataset: str = 'cifar10',
     data_dir: str | Path = DEFAULT_DATA_DIR,
     validation_size: int = 0,
+    checksums: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (n, 3072) and classes (n,), both uint8, of one part as `get_cifar10` divides them; see `load`.
 
@@ -213,9 +214,8 @@ def read_part(
         DataError: the data cannot be had, or validation_size is not between 0 and their number.
     """
     if part == 'test':
-        raw = load(dataset, data_dir, with_train=False)
-        return raw.test_pixels, raw.test_classes
-    return load(dataset, data_dir).parts(validation_size)[part]
+        return load(dataset, data_dir, checksums, with_train=False).parts(0)[part]
+    return load(dataset, data_dir, checksums).parts(validation_size)[part]
 
 
 def load(
