@@ -128,3 +128,29 @@ class MetricsTest(unittest.TestCase):
         self.assertEqual(nothing['accuracy'], 0)
         for key in ('precision', 'recall', 'f1_beta'):
             self.assertEqual(nothing[key].tolist(), [0, 0, 0])
+
+
+class CalibrationTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.enterContext(warnings.catch_warnings(action='error'))
+
+    def test_by_hand(self) -> None:
+        """Two examples in one bin, one of them right; one, right, in another; and one as sure as can be, wrong."""
+        probabilities = [[0.55, 0.45], [0.41, 0.59], [0.75, 0.25], [0, 1]]
+        found = metrics.calibration(probabilities, [0, 0, 0, 0], n_bins=5)
+        np.testing.assert_array_equal(found['examples'], [0, 0, 2, 1, 1])
+        np.testing.assert_allclose(found['confidence'], [0, 0, 0.57, 0.75, 1])
+        np.testing.assert_allclose(found['accuracy'], [0, 0, 0.5, 1, 0])
+        self.assertAlmostEqual(found['expected_calibration_error'], (2 * 0.07 + 0.25 + 1) / 4)
+
+    def test_one_who_is_as_sure_as_right(self) -> None:
+        rng = np.random.RandomState(0)
+        probabilities = rng.dirichlet(np.ones(5), size=100_000)
+        targets = (probabilities.cumsum(axis=1) > rng.rand(100_000, 1)).argmax(axis=1)
+        self.assertLess(metrics.calibration(probabilities, targets)['expected_calibration_error'], 0.01)
+        sharper = probabilities**2 / (probabilities**2).sum(axis=1, keepdims=True)
+        self.assertGreater(metrics.calibration(sharper, targets)['expected_calibration_error'], 0.1)
+
+    def test_edges(self) -> None:
+        self.assertEqual(metrics.calibration(np.zeros((0, 3)), [])['expected_calibration_error'], 0)
+        self.assertEqual(metrics.calibration([[np.nan, 1]], [0])['examples'].sum(), 1)

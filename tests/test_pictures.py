@@ -188,4 +188,6 @@ def png(header: bytes, rows: bytes) -> bytes:
 def png_of_16_bits(pixels: np.ndarray) -> bytes:
     """A PNG file of colours (height, width, 3) big-endian uint16, which Pillow reads and does not write."""
     height, width, _ = pixels.shape
-    return png(struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0), b''.join(b'\0' + row.tobytes() for row in pixels))
+    return png(
+        struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0), b''.join(b'\0' + row.tobytes() for row in pixels)
+    )
