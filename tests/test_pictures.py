@@ -141,8 +141,9 @@ class NoPictureTest(unittest.TestCase):
 
     def test_what_is_none(self) -> None:
         self.assertIn('No such file', self.refused())
-        for contents in (b'', b'nonsense', b'\x89PNG\r\n\x1a\n', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'):
-            self.assertRegex(self.refused(contents), 'is no picture|cannot be read')
+        program = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n'
+        for contents in (b'', b'nonsense', b'\x89PNG\r\n\x1a\n', program):
+            self.assertIn('is no picture', self.refused(contents))
         self.path.unlink()
         self.path.mkdir()
         self.assertIn('is a directory', self.refused())

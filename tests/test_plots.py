@@ -62,6 +62,7 @@ class CurvesTest(unittest.TestCase):
         self.assertEqual(figure.get_facecolor(), (1, 1, 1, 1))
 
     def test_the_environment_is_left_as_it_was(self) -> None:
+        self.enterContext(mock.patch.dict(os.environ, MPLBACKEND='svg'))
         before = dict(os.environ)
         with plots.environment(MPLBACKEND='agg', NOT_THERE_BEFORE='1'):
             self.assertEqual((os.environ['MPLBACKEND'], os.environ['NOT_THERE_BEFORE']), ('agg', '1'))
