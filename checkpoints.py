@@ -26,8 +26,9 @@ import numpy as np
 from augmentation import Augmentation
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord
-from files import atomic_file
+from files import atomic_file, regular_path
 from flags import PLACE_FLAGS, FlagError, by_present_names, check_same_flags
+from modules import CrossEntropyModule
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,21 @@ DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError, Runt
 
 
 def check_archive(path: str | Path) -> None:
-    """Raises zipfile.BadZipFile where a file that NumPy or PyTorch wrote is damaged: neither looks at the checksums."""
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip():
-            raise zipfile.BadZipFile
+    """Raises zipfile.BadZipFile where a file that NumPy or PyTorch wrote is damaged: neither looks at the checksums.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(regular_path(path), 'rb') as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                # Neither compresses, so that no more comes out of a file than is in it.
+                damaged = any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist())
+                damaged = damaged or archive.testzip()
+        except Exception as error:  # of any kind: of structures, of codecs, of encryption
+            raise zipfile.BadZipFile from error
+    if damaged:
+        raise zipfile.BadZipFile
 
 
 def torch_load(path: str | Path) -> Any:
@@ -226,7 +238,9 @@ class LoadedNetwork:
     Args:
         description: what its file says of it: script, flags, classes, the row that it is of, and more.
         mean_image, std_image: (3072,) float32, what pixels are centred with; see `cifar10_utils.centred`.
-        forward: the probabilities (n, n_classes) for centred images (n, 3, 32, 32) float32.
+        first_weights: the first layer's, as images: an MLP's (n_units, 3, 32, 32), a ConvNet's (n_filters, 3, 3, 3).
+        forward: for centred images (n, 3, 32, 32) float32, the probabilities and, in float64, their logarithms as the
+            trainer's loss has them, (n, n_classes) each.
     """
 
     def __init__(
@@ -234,11 +248,13 @@ class LoadedNetwork:
         description: dict[str, Any],
         mean_image: np.ndarray,
         std_image: np.ndarray | None,
-        forward: Callable[[np.ndarray], np.ndarray],
+        first_weights: np.ndarray,
+        forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     ) -> None:
         self.description = description
         self.mean_image = mean_image
         self.std_image = std_image
+        self.first_weights = first_weights
         self._forward = forward
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -251,6 +267,17 @@ class LoadedNetwork:
         Raises:
             ValueError: they have another shape or type.
         """
+        return self._run(pixels)[0]
+
+    def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """The logarithm of each class's probability, (n, n_classes) float64; for the rest see `probabilities`.
+
+        What the trainer's figures follow from to the digit: here a probability that is too small for its type, or near
+        another one, is still told apart.
+        """
+        return self._run(pixels)[1]
+
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.asarray(pixels)
         if pixels.shape[1:] not in ((self.mean_image.size,), IMAGE_SHAPE):
             raise ValueError(
@@ -263,7 +290,9 @@ class LoadedNetwork:
         images = pixels.reshape(len(pixels), *IMAGE_SHAPE)
         batches = [images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH)]
         outputs = [self._forward(batch) for batch in batches]
-        return np.concatenate(outputs) if outputs else np.zeros((0, len(self.description['classes'])))
+        if not outputs:
+            return (np.zeros((0, len(self.description['classes']))),) * 2
+        return tuple(map(np.concatenate, zip(*outputs, strict=True)))
 
 
 def load_network(path: str | Path) -> LoadedNetwork:
@@ -276,10 +305,15 @@ def load_network(path: str | Path) -> LoadedNetwork:
     if read is None:
         raise NetworkError(f'{path} is no network: its name must end in .npz or .pt')
     try:
-        return read(path)
+        network = read(path)
+        # What else may be wrong with it shows in what it does.
+        outputs = network.probabilities(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+        if outputs.shape != (1, len(CLASSES)) or network.description['classes'] != list(CLASSES):
+            raise ValueError
+        return network
     except OSError as error:
         raise NetworkError(f'cannot read {path}: {error.strerror or error}') from error
-    except DAMAGE as error:
+    except Exception as error:  # of any kind: it is the file that is at fault
         raise NetworkError(f'{path} is damaged or no network of these scripts') from error
 
 
@@ -298,12 +332,18 @@ def _read_numpy(path: str | Path) -> LoadedNetwork:
     mlp.load_state_dict(arrays)
     mlp.eval()
     dtype = description['arguments']['dtype']
-    return LoadedNetwork(
-        description,
-        mean_image,
-        std_image,
-        lambda images: mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False)),
-    )
+
+    def forward(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities = mlp.forward(images.reshape(len(images), -1).astype(dtype, copy=False))
+        return probabilities, np.log(probabilities.astype(np.float64) + CrossEntropyModule.EPS)
+
+    return LoadedNetwork(description, mean_image, std_image, _first_weights(arrays), forward)
+
+
+def _first_weights(state: dict[str, np.ndarray]) -> np.ndarray:
+    """The first layer's weights, as images, out of a `state_dict`, in which the layers stand in their order."""
+    weights = next(array for array in state.values() if array.ndim > 1)
+    return weights.reshape(len(weights), *IMAGE_SHAPE) if weights.ndim == 2 else weights
 
 
 def _read_pytorch(path: str | Path) -> LoadedNetwork:
@@ -317,10 +357,13 @@ def _read_pytorch(path: str | Path) -> LoadedNetwork:
     model.to(memory_format=torch.channels_last).eval()
     narrow = description['flags'].get('precision') == 'bfloat16'
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def forward(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=narrow):
-            logits = model(torch.from_numpy(images.astype(np.float32, copy=False)))
-        return logits.float().softmax(dim=1).numpy()
+            logits = model(torch.from_numpy(images.astype(np.float32, copy=False))).float()
+        return logits.softmax(dim=1).numpy(), logits.double().log_softmax(dim=1).numpy()
 
-    mean_image, std_image = contents['mean_image'], contents.get('std_image')
-    return LoadedNetwork(description, mean_image.numpy(), None if std_image is None else std_image.numpy(), forward)
+    images = {name: contents[name].numpy() for name in ('mean_image', 'std_image') if name in contents}
+    state = {name: tensor.numpy() for name, tensor in contents['state'].items()}
+    return LoadedNetwork(
+        description, images['mean_image'], images.get('std_image'), _first_weights(state), forward
+    )  # fmt: skip

@@ -34,7 +34,7 @@ from cifar10_files import (
 __all__ = [
     'BATCHES_FOLDER', 'CLASSES', 'DEFAULT_DATA_DIR', 'IMAGE_SHAPE', 'N_CLASSES', 'N_PIXELS', 'TEST_FILES',
     'TRAIN_FILES', 'DataError', 'DataSet', 'DownloadError', 'RawData', 'check_network', 'find_batches',
-    'generator_state', 'get_cifar10', 'load', 'restore_generator', 'synthetic',
+    'generator_state', 'get_cifar10', 'load', 'read_part', 'restore_generator', 'synthetic',
 ]  # fmt: skip
 
 DEFAULT_DATA_DIR = './cifar10'  # spelled just so: a directory that somebody names, `flags.py` spells without the ./
@@ -48,6 +48,23 @@ class RawData(NamedTuple):
     train_classes: np.ndarray
     test_pixels: np.ndarray
     test_classes: np.ndarray
+
+    def parts(self, validation_size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Pixels and classes of `train`, `validation`, the first training examples, and `test`.
+
+        Raises:
+            DataError: validation_size is not between 0 and the number of training examples.
+        """
+        n_train = len(self.train_pixels)
+        if not 0 <= validation_size <= n_train:
+            raise DataError(
+                f'validation_size must be between 0 and {n_train} (all training examples), got {validation_size}'
+            )
+        return {
+            'train': (self.train_pixels[validation_size:], self.train_classes[validation_size:]),
+            'validation': (self.train_pixels[:validation_size], self.train_classes[:validation_size]),
+            'test': (self.test_pixels, self.test_classes),
+        }
 
 
 class DataSet:
@@ -206,22 +223,13 @@ def get_cifar10(
         DataError: the data cannot be had, or validation_size is not between 0 and their number.
     """
     raw = load(dataset, data_dir, checksums)
-    if not 0 <= validation_size <= len(raw.train_pixels):
-        raise DataError(
-            f'validation_size must be between 0 and {len(raw.train_pixels)} '
-            f'(all training examples), got {validation_size}'
-        )
-    pixels, classes = raw.train_pixels[validation_size:], raw.train_classes[validation_size:]
+    parts = raw.parts(validation_size)
+    pixels, _ = parts['train']
     if standardise:
         mean_image, std_image = channel_statistics(pixels)
     else:
         # The reference accumulates float32, which is exact here: 50,000 × 255 is less than 2^24.
         mean_image, std_image = pixels.sum(axis=0, dtype=np.float32) / np.float32(max(len(pixels), 1)), None
-    parts = {
-        'train': (pixels, classes),
-        'validation': (raw.train_pixels[:validation_size], raw.train_classes[:validation_size]),
-        'test': (raw.test_pixels, raw.test_classes),
-    }
     return {
         part: DataSet(raw.name, *arrays, mean_image, one_hot, rng, dtype, std_image) for part, arrays in parts.items()
     }
@@ -243,14 +251,36 @@ def channel_statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.repeat(of_channel, N_PIXELS // 3).astype(np.float32) for of_channel in (mean, std))
 
 
-def load(dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool = True) -> RawData:
+def read_part(
+    part: str,
+    dataset: str = 'cifar10',
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    validation_size: int = 0,
+    checksums: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (n, 3072) and classes (n,), both uint8, of one part as `get_cifar10` divides them; see `load`.
+
+    For the part `test` the files of the training set need not be there.
+
+    Raises:
+        DataError: the data cannot be had, or validation_size is not between 0 and their number.
+    """
+    if part == 'test':
+        return load(dataset, data_dir, checksums, with_train=False).parts(0)[part]
+    return load(dataset, data_dir, checksums).parts(validation_size)[part]
+
+
+def load(
+    dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool = True, with_train: bool = True
+) -> RawData:
     """The examples of `dataset`: 'cifar10', 'synthetic', or 'auto'; of the same files again without reading them anew.
 
     'cifar10' is read from `data_dir`: a directory that holds `cifar-10-batches-py` or the archive, or that directory
     itself, or one that holds such a directory. It is downloaded into `data_dir` if it is not there. 'auto' is the
     same, but where that fails, and `data_dir` is the default, it says so on stderr and gives the stand-in.
 
-    With `checksums` each file's MD5 sum must be the published one. `load.cache_clear()` forgets what was read.
+    With `checksums` each file's MD5 sum must be the published one. Without `with_train` the training set of 'cifar10'
+    is left out, and its files need not be there. `load.cache_clear()` forgets what was read.
 
     Raises:
         DataError: a file is missing or damaged, or the download failed.
@@ -268,7 +298,7 @@ def load(dataset: str, data_dir: str | Path = DEFAULT_DATA_DIR, checksums: bool 
             file=sys.stderr,
         )
         return _stand_in()
-    paths = [folder.resolve() / file for file in TRAIN_FILES + TEST_FILES]
+    paths = [folder.resolve() / file for file in (TRAIN_FILES if with_train else ()) + TEST_FILES]
     return _read(tuple((path, _version(path)) for path in paths), checksums)
 
 
@@ -285,7 +315,7 @@ def _version(path: Path) -> tuple | None:
 def _read(files: tuple[tuple[Path, object], ...], checksums: bool) -> RawData:
     """The examples in these batch files, each given with its `_version`, the test set's last."""
     pixels, classes = read_batch_files([path for path, _ in files], checksums)
-    n_train = len(TRAIN_FILES) * EXAMPLES_PER_FILE
+    n_train = len(pixels) - len(TEST_FILES) * EXAMPLES_PER_FILE
     return _read_only(RawData('cifar10', pixels[:n_train], classes[:n_train], pixels[n_train:], classes[n_train:]))
 
 

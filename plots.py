@@ -1,12 +1,17 @@
-"""The look of all figures, and the figure of a run's curves. Matplotlib is imported only to draw."""
+"""The look of all figures, and the figures of a run's curves and of a confusion matrix.
+
+Matplotlib is imported only to draw.
+"""
 
 import contextlib
 import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from files import atomic_file
 
@@ -72,4 +77,28 @@ def plot_curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
             panel.set_yscale('log')  # or the first steps would flatten all that follows
         panel.set(xlabel='step', ylabel=label)
         panel.legend()
+    save_figure(figure, path)
+
+
+def plot_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
+    """Draws a confusion matrix into the PNG file `path`: in each cell the count, and its share of its row.
+
+    Args:
+        matrix: (n_classes, n_classes), a row for each true class.
+        classes: their names.
+        title: of the figure.
+        path: the file.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 2 + 0.62 * len(classes)
+    figure, (panel,) = new_figure(title, 1, size=(side, side))
+    panel.grid(False)
+    darkness = np.sqrt(shares)  # which shows the small shares of mistakes, too
+    panel.imshow(darkness, cmap='Blues', vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        panel.text(j, i, f'{matrix[i, j]}\n{share:.1%}', ha='center', va='center', fontsize=9,
+                   color='white' if darkness[i, j] > 0.6 else 'black')  # fmt: skip
+    panel.set_xticks(range(len(classes)), classes, rotation=45, ha='right', rotation_mode='anchor')
+    panel.set_yticks(range(len(classes)), classes)
+    panel.set(xlabel='predicted class', ylabel='true class')
     save_figure(figure, path)

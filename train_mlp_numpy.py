@@ -29,10 +29,17 @@ from flags import (
     check_norm,
     defaults,
 )
+from metrics import accuracy, confusion_matrix, confusion_matrix_to_metrics
 from mlp_numpy import ACTIVATIONS, MLP, NORMS
 from modules import INITS, CrossEntropyModule
 from schedules import SHAPES, Schedule
 from script import load_data, main, run_length
+
+# What other files take from here, some of it made in `metrics.py`.
+__all__ = [
+    'EVALUATION_BATCH', 'SCRIPT', 'SGD', 'accuracy', 'build_parser', 'confusion_matrix', 'confusion_matrix_to_metrics',
+    'evaluate', 'train', 'training_step',
+]  # fmt: skip
 
 SCRIPT = 'mlp_numpy'
 EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
@@ -54,11 +61,6 @@ def build_parser() -> OneLineParser:
         '--dtype', choices=['float32', 'float64'], default='float64', help='precision of all arithmetic'
     )
     return parser
-
-
-def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The share of rows whose most probable class is the labelled one; both arrays are (n_batch, n_classes)."""
-    return float(np.mean(probabilities.argmax(axis=1) == labels.argmax(axis=1)))
 
 
 def evaluate(mlp: MLP, data: DataSet, n_views: int = 1) -> tuple[float, float]:

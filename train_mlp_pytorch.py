@@ -32,10 +32,17 @@ from flags import (
     check_norm,
     defaults,
 )
+from metrics import confusion_matrix, confusion_matrix_to_metrics
 from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
 from script import main
 from training_pytorch import FLOAT32_MAX, add_training_flags, launched, train_model
+
+# What other files take from here, some of it made in `metrics.py`.
+__all__ = [
+    'SCRIPT', 'add_flags', 'add_norm_flags', 'build_parser', 'check_norm_of_ranks', 'confusion_matrix',
+    'confusion_matrix_to_metrics', 'train',
+]  # fmt: skip
 
 SCRIPT = 'mlp_pytorch'
 

@@ -180,6 +180,25 @@ class BatchFilesTest(unittest.TestCase):
             with self.assertRaisesRegex(DataError, f'between 0 and 50000 .* got {validation_size}'):
                 load(validation_size=validation_size)
 
+    def test_one_part_alone(self) -> None:
+        """The test set where nothing else is there."""
+        for dataset, size in (('cifar10', 12_000), ('synthetic', 3000)):
+            data = get_cifar10(self.data_dir, validation_size=size, dataset=dataset, checksums=False)
+            for part, expected in data.items():
+                pixels, classes = cifar10_utils.read_part(part, dataset, self.data_dir, size, checksums=False)
+                np.testing.assert_array_equal(pixels, expected.pixels)
+                np.testing.assert_array_equal(classes, expected.classes)
+        with temporary_directory() as directory:
+            shutil.copy(self.folder / 'test_batch', directory)
+            pixels, classes = cifar10_utils.read_part('test', 'cifar10', directory, size, checksums=False)
+            np.testing.assert_array_equal(pixels, self.contents[5][b'data'])
+            np.testing.assert_array_equal(classes, self.contents[5][b'labels'])
+            self.assertFalse(pixels.flags.writeable)
+            with self.assertRaisesRegex(DataError, 'cannot read .*data_batch_1'):
+                cifar10_utils.read_part('train', 'cifar10', directory, checksums=False)
+            with self.assertRaisesRegex(DataError, 'test_batch is not the published file'):
+                cifar10_utils.read_part('test', 'cifar10', directory)
+
     def test_damaged_files(self) -> None:
         whole = (self.folder / 'data_batch_3').read_bytes()
         contents = self.contents[2]

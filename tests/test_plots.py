@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import matplotlib
+import numpy as np
 
 import plots
 from tests.helpers import temporary_directory
@@ -61,7 +62,25 @@ class CurvesTest(unittest.TestCase):
         self.assertEqual(figure.get_facecolor(), (1, 1, 1, 1))
 
     def test_the_environment_is_left_as_it_was(self) -> None:
+        self.enterContext(mock.patch.dict(os.environ, MPLBACKEND='svg'))
         before = dict(os.environ)
         with plots.environment(MPLBACKEND='agg', NOT_THERE_BEFORE='1'):
             self.assertEqual((os.environ['MPLBACKEND'], os.environ['NOT_THERE_BEFORE']), ('agg', '1'))
         self.assertEqual(dict(os.environ), before)
+
+
+class ConfusionMatrixTest(unittest.TestCase):
+    def test_counts_and_shares_in_their_cells(self) -> None:
+        matrix = np.array([[9, 1, 0], [2, 2, 4], [0, 0, 0]])
+        with mock.patch.object(plots, 'save_figure') as save_figure:
+            plots.plot_confusion_matrix(matrix, ('cat', 'dog', 'emu'), 'title', Path('x.png'))
+        (panel,) = save_figure.call_args.args[0].axes
+        cells = {text.get_position(): text.get_text() for text in panel.texts}
+        self.assertEqual(len(cells), 9)
+        self.assertEqual((cells[0, 0], cells[1, 0], cells[2, 1]), ('9\n90.0%', '1\n10.0%', '4\n50.0%'))
+        self.assertEqual(cells[2, 2], '0\n0.0%')
+        for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+            self.assertEqual([label.get_text() for label in labels], ['cat', 'dog', 'emu'])
+        self.assertEqual((panel.get_xlabel(), panel.get_ylabel()), ('predicted class', 'true class'))
+        dark = {text.get_position() for text in panel.texts if text.get_color() == 'white'}
+        self.assertEqual(dark, {(0, 0), (2, 1)})
