@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ['--dataset', 'synthetic', '--max_steps', '600', '--eval_freq', '20', '--dnn_hidden_units', '20,20',
-         '--optimizer', 'adam', '--batch_norm', 'manual', '--validation_size', '9000', '--name', 'run', '--dropout', '0.1',
-         '--augment', 'flip', 'shift=2', '--schedule', 'triangular', '--warmup', '0.2', '--ema', '0.9']  # fmt: skip
+FLAGS = ['--dataset', 'synthetic', '--max_steps', '300', '--eval_freq', '15', '--dnn_hidden_units', '20,20',
+         '--optimizer', 'adam', '--batch_norm', 'manual', '--validation_size', '500', '--name', 'run',
+         '--dropout', '0.1', '--augment', 'flip', 'shift=2', '--schedule', 'triangular', '--warmup', '0.2',
+         '--ema', '0.9']  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 

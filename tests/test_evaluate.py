@@ -66,7 +66,7 @@ def fake_network(log_probabilities: object, description: dict[str, object] | Non
 
     weights = np.random.RandomState(0).randn(5, 3, 32, 32)
     description = {'dataset': 'synthetic', 'flags': {}, 'row': {}, 'classes': list(CLASSES)} | (description or {})
-    return LoadedNetwork(description, np.zeros(3072, np.float32), weights, forward)
+    return LoadedNetwork(description, np.zeros(3072, np.float32), None, weights, forward)
 
 
 def without_figures() -> contextlib.AbstractContextManager:
