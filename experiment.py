@@ -333,7 +333,8 @@ class RunRecord:
     def attempt(self, path: str | Path, write: Callable[[str | Path], None]) -> bool:
         """Writes a file, and returns whether that went well; if not, says so, and makes the exit status 1."""
         try:
-            write(path)
+            with undisturbed():  # PyTorch makes of an interrupt in the middle of a file an error of its own
+                write(path)
         # Matplotlib raises what it likes, and nothing that goes wrong with one file may cost another.
         except Exception as error:
             self.exit_status = self.exit_status or 1

@@ -56,9 +56,10 @@ from grid_search_results import (
     search_name,
     searched_values,
 )
+from ranks import launched, pick_device
 from script import load_data, run_script
 from stopping import exit_status
-from training_pytorch import OPTIMIZERS, launched, pick_device
+from training_pytorch import OPTIMIZERS
 
 FREE = {'data_dir', 'output_dir', 'grid', 'processes', 'scheduler', 'plot', 'dry_run'}  # results may differ in these
 NO_MEMORY = ("can't allocate memory", 'not enough memory', 'out of memory', 'cannot allocate memory')

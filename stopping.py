@@ -37,10 +37,12 @@ def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
 def undisturbed() -> Iterator[None]:
     """Inside, what is being written is finished; a signal that came meanwhile is answered at the end."""
     came: list[int] = []
-    with handled(lambda number, _: came.append(number)):
-        yield
-    if came:
-        signal.raise_signal(came[0])
+    try:
+        with handled(lambda number, _: came.append(number)):
+            yield
+    finally:
+        if came:
+            signal.raise_signal(came[0])
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:

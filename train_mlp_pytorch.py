@@ -35,8 +35,9 @@ from flags import (
 from metrics import confusion_matrix, confusion_matrix_to_metrics
 from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
+from ranks import launched
 from script import main
-from training_pytorch import FLOAT32_MAX, add_training_flags, launched, train_model
+from training_pytorch import FLOAT32_MAX, add_training_flags, train_model
 
 # What other files take from here, some of it made in `metrics.py`.
 __all__ = [

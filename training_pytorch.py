@@ -5,15 +5,11 @@ gradients, sums over the ranks give the loss and the accuracies, and rank 0 alon
 """
 
 import argparse
-import atexit
 import contextlib
 import os
-import sys
 import warnings
-from collections.abc import Collection, Iterator
-from datetime import timedelta
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from augmentation import Augmentation, add_augment_flag, views
 from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
-from cifar10_utils import IMAGE_SHAPE, DataError, DataSet
+from cifar10_utils import IMAGE_SHAPE, DataSet
 from experiment import RunRecord
 from files import check_can_write
 from flags import (
@@ -35,8 +31,8 @@ from flags import (
     add_pytorch_flags,
     check_optimizer,
     check_same_flags,
-    one_line,
 )
+from ranks import ALONE, Ranks, from_rank_0, join_ranks, pick_device, sum_over_ranks, together
 from schedules import SHAPES, Schedule
 from script import load_data, run_length
 
@@ -44,106 +40,6 @@ OPTIMIZERS = {
     'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'adadelta': torch.optim.Adadelta,
 }  # fmt: skip
 FLOAT32_MAX = 3.4e38
-
-
-# The device and the ranks
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `--device` names; 'auto' is CUDA or MPS where there is one, else the CPU.
-
-    Under torchrun each process takes the GPU of its local rank, and 'auto' is never MPS, which gloo does not know.
-
-    Raises:
-        FlagError: PyTorch finds no such device.
-    """
-    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
-    if launched() and name == 'mps':
-        raise FlagError('--device mps: processes cannot share it; use --device cpu, or no torchrun')
-    if name == 'auto':
-        name = next(device for device, is_there in there.items() if is_there and not (launched() and device == 'mps'))
-    if not there[name]:
-        raise FlagError(f'--device {name}: PyTorch finds no such device here; use --device auto or cpu')
-    if name != 'cuda' or not launched():
-        return torch.device(name)
-    local_rank, n_gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
-    if local_rank >= n_gpus:
-        raise FlagError(f'--nproc_per_node must be at most the number of GPUs, {n_gpus}; or use --device cpu')
-    torch.cuda.set_device(local_rank)  # collectives of Python objects use the current one
-    return torch.device(name, local_rank)
-
-
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return dist.is_torchelastic_launched()
-
-
-class Ranks(NamedTuple):
-    """Which of how many processes this one is."""
-
-    rank: int = 0
-    n_ranks: int = 1
-
-    def share(self, indices: np.ndarray) -> np.ndarray:
-        """This rank's part of a batch's indices; the first ranks have one more where they cannot have the same."""
-        return indices[self.rank :: self.n_ranks]
-
-
-ALONE = Ranks()
-PATIENCE = timedelta(
-    minutes=30
-)  # with rank 0, which may have to download the data; a rank that dies is noticed at once
-
-
-def join_ranks(device: torch.device) -> Ranks:
-    """Joins the processes that torchrun started, once for all runs of this process, and says which this one is."""
-    if not launched():
-        return ALONE
-    if not dist.is_initialized():
-        on_gpu = {'device_id': device} if device.type == 'cuda' else {}
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=PATIENCE, **on_gpu)
-        atexit.register(dist.destroy_process_group)
-    return Ranks(dist.get_rank(), dist.get_world_size())
-
-
-@contextlib.contextmanager
-def together(ranks: Ranks) -> Iterator[None]:
-    """What all ranks have to get through before any goes on: where one cannot, all end, and rank 0 says why.
-
-    Raises:
-        FlagError: on rank 0, where any rank raised a FlagError, a DataError or an OSError; the others end in silence.
-    """
-    reason = None
-    try:
-        yield
-    except (FlagError, DataError, OSError) as error:
-        if ranks.n_ranks == 1:
-            raise
-        reason = one_line(error)
-    if ranks.n_ranks > 1:
-        reasons: list[str | None] = [None] * ranks.n_ranks
-        dist.all_gather_object(reasons, reason)
-        if any(reasons) and ranks.rank == 0:
-            of_all = len(set(reasons)) == 1
-            told = [reason if of_all else f'rank {rank}: {reason}' for rank, reason in enumerate(reasons) if reason]
-            raise FlagError(told[0] if of_all else '; '.join(told))
-        if any(reasons):
-            sys.exit(2)
-
-
-def from_rank_0(value: Any, ranks: Ranks) -> Any:
-    """What rank 0 has, on every rank."""
-    values = [value]
-    if ranks.n_ranks > 1:
-        dist.broadcast_object_list(values, 0)
-    return values[0]
-
-
-def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """The sum of every rank's values, on every rank."""
-    if ranks.n_ranks > 1:
-        dist.all_reduce(values)
-    return values
 
 
 # The data and evaluation

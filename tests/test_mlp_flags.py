@@ -127,7 +127,8 @@ class FlagsTest(unittest.TestCase):
                 path.unlink()
 
     def test_dropout_draws_anew_in_each_step_and_on_each_rank(self) -> None:
-        from training_pytorch import ALONE, Ranks, seed_of_step
+        from ranks import ALONE, Ranks
+        from training_pytorch import seed_of_step
 
         seeds = [seed_of_step(1, 0, ALONE), seed_of_step(1, 1, ALONE), seed_of_step(2, 0, ALONE)]
         self.assertEqual(len({*seeds, seed_of_step(1, 0, Ranks(1, 2))}), 4)

@@ -18,6 +18,7 @@ import torch
 
 import compare_batch_norm
 import experiment
+import ranks
 import script
 import train_convnet_pytorch
 import train_mlp_pytorch
@@ -405,7 +406,7 @@ class TorchTrainingTest(unittest.TestCase):
         torch.manual_seed(0)
         orders = []
         for seed in (1, 2, 1):
-            sets = training_pytorch.load_on_all_ranks('.', 'synthetic', 0, 6000, False, seed, training_pytorch.ALONE)
+            sets = training_pytorch.load_on_all_ranks('.', 'synthetic', 0, 6000, False, seed, ranks.ALONE)
             sets['train'].next_indices(6000)
             orders.append(sets['train'].next_indices(6000).tolist())
         self.assertEqual(orders[0], orders[2])
@@ -463,26 +464,26 @@ class TorchTrainingTest(unittest.TestCase):
     def test_devices(self) -> None:
         """What cannot be run here, by stand-ins: GPUs under torchrun, and a Mac's."""
         with (
-            mock.patch.object(training_pytorch, 'launched', return_value=True),
+            mock.patch.object(ranks, 'launched', return_value=True),
             mock.patch.object(torch.backends.mps, 'is_available', return_value=True),
             mock.patch.object(torch.cuda, 'is_available', return_value=False),
         ):
-            self.assertEqual(training_pytorch.pick_device('auto').type, 'cpu')
+            self.assertEqual(ranks.pick_device('auto').type, 'cpu')
             with self.assertRaisesRegex(FlagError, 'processes cannot share it'):
-                training_pytorch.pick_device('mps')
+                ranks.pick_device('mps')
             with self.assertRaisesRegex(FlagError, '--device cuda: PyTorch finds no such device here'):
-                training_pytorch.pick_device('cuda')
+                ranks.pick_device('cuda')
         with (
-            mock.patch.object(training_pytorch, 'launched', return_value=True),
+            mock.patch.object(ranks, 'launched', return_value=True),
             mock.patch.dict(os.environ, {'LOCAL_RANK': '1'}),
             mock.patch.object(torch.cuda, 'is_available', return_value=True),
             mock.patch.object(torch.cuda, 'device_count', side_effect=[2, 1]),
             mock.patch.object(torch.cuda, 'set_device') as set_device,
         ):
-            self.assertEqual(training_pytorch.pick_device('auto'), torch.device('cuda', 1))
+            self.assertEqual(ranks.pick_device('auto'), torch.device('cuda', 1))
             set_device.assert_called_once_with(1)
             with self.assertRaisesRegex(FlagError, 'at most the number of GPUs, 1'):
-                training_pytorch.pick_device('cuda')
+                ranks.pick_device('cuda')
 
 
 class TrainerArgumentsTest(unittest.TestCase):
@@ -605,34 +606,34 @@ class TrainLoopTest(unittest.TestCase):
             self.assertEqual(compile_.call_count, times)
 
     def test_shares_are_disjoint_and_whole(self) -> None:
-        shares = [training_pytorch.Ranks(rank, 3).share(np.arange(8)).tolist() for rank in range(3)]
+        shares = [ranks.Ranks(rank, 3).share(np.arange(8)).tolist() for rank in range(3)]
         self.assertEqual(sorted(np.concatenate(shares)), list(range(8)))
         self.assertEqual([len(share) for share in shares], [3, 3, 2])
 
     def test_a_rank_without_an_example_is_refused(self) -> None:
         state = mock.Mock(flags={'batch_size': 2})
-        self.assertEqual(training_pytorch.find_start(state, None, None, training_pytorch.Ranks(0, 2)), 0)
+        self.assertEqual(training_pytorch.find_start(state, None, None, ranks.Ranks(0, 2)), 0)
         with self.assertRaisesRegex(FlagError, 'leaves some of 3 processes without an example'):
-            training_pytorch.find_start(state, None, None, training_pytorch.Ranks(0, 3))
+            training_pytorch.find_start(state, None, None, ranks.Ranks(0, 3))
 
     def test_ranks_that_would_begin_at_other_steps_are_refused(self) -> None:
         with mock.patch.object(training_pytorch, 'from_rank_0', return_value=({}, 3)):
-            training_pytorch.check_agreement({}, 3, training_pytorch.ALONE)
+            training_pytorch.check_agreement({}, 3, ranks.ALONE)
             for start in (2, 4):
                 with self.assertRaisesRegex(FlagError, f'from step {start}, rank 0 from step 3'):
-                    training_pytorch.check_agreement({}, start, training_pytorch.ALONE)
+                    training_pytorch.check_agreement({}, start, ranks.ALONE)
 
     def test_where_one_rank_cannot_go_on_all_end(self) -> None:
         def gather(reasons: list, _: object) -> None:
             reasons[:] = [None, 'no file']
 
-        with mock.patch.object(training_pytorch.dist, 'all_gather_object', gather):
+        with mock.patch.object(ranks.dist, 'all_gather_object', gather):
             with (
                 self.assertRaisesRegex(FlagError, 'rank 1: no file'),
-                training_pytorch.together(training_pytorch.Ranks(0, 2)),
+                ranks.together(ranks.Ranks(0, 2)),
             ):
                 pass
-            with self.assertRaises(SystemExit) as caught, training_pytorch.together(training_pytorch.Ranks(1, 2)):
+            with self.assertRaises(SystemExit) as caught, ranks.together(ranks.Ranks(1, 2)):
                 pass
         self.assertEqual(caught.exception.code, 2)
 

@@ -357,6 +357,30 @@ class EndsTest(unittest.TestCase):
             done.append('written')
         self.assertEqual(done, ['written'])
 
+    def test_a_signal_amid_a_file_ends_the_run_even_where_the_file_fails(self) -> None:
+        """PyTorch's writer makes of an interrupt an error of its own."""
+        record = experiment.RunRecord('x', 'x', 'synthetic', {'max_steps': 1})
+
+        def write(_: str) -> None:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except KeyboardInterrupt:
+                raise RuntimeError('unexpected position') from None
+
+        with stopping.stopping_signals(), self.assertRaises(stopping.Stopped):
+            record.attempt('x', write)
+
+        def fail(_: str) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise OSError('no space')
+
+        with (
+            stopping.stopping_signals(),
+            self.assertRaises(stopping.Stopped),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            record.attempt('x', fail)
+
     def test_a_signal_that_is_ignored_stays_ignored(self) -> None:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
