@@ -200,14 +200,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 # Training
 
 
+def check_learning_rate(learning_rate: float) -> None:
+    """Raises a FlagError if the learning rate is none in float32."""
+    if learning_rate > FLOAT32_MAX:
+        raise FlagError(f'--learning_rate must be at most {FLOAT32_MAX:g} in float32, got {learning_rate:g}')
+
+
 def make_optimizer(name: str, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     """PyTorch's own, with its fused kernels, which update all parameters in one pass, where it has them.
 
     Raises:
         FlagError: the learning rate is none in float32.
     """
-    if learning_rate > FLOAT32_MAX:
-        raise FlagError(f'--learning_rate must be at most {FLOAT32_MAX:g} in float32, got {learning_rate:g}')
+    check_learning_rate(learning_rate)
     on_mps = next(model.parameters()).device.type == 'mps'
     fused = {'fused': True} if name != 'adadelta' and not on_mps else {}
     return OPTIMIZERS[name](model.parameters(), lr=learning_rate, **fused)
