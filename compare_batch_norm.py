@@ -1,138 +1,229 @@
-"""Trains the PyTorch MLP without batch normalisation and with it, by hand, from the same seeds; draws the difference.
+"""Trains the PyTorch MLP without normalisation, with batch and with layer normalisation, and shows what each needs.
 
-    python compare_batch_norm.py --seeds 42,43,44
+    python compare_batch_norm.py --seeds 42,43,44,45,46
 
-Each run leaves its record, as `train_mlp_pytorch.py` does, and is not done again where that is there. Out of them come
-results/batch_norm_mlp_pytorch.csv (a row per evaluation of each run), the summary beside it as JSON, and
-figures/batch_norm_mlp_pytorch.png.
+One panel of the figure varies the learning rate: normalisation is for larger ones. The other varies the batch size:
+batch normalisation takes its statistics over the batch, layer normalisation over one example.
+
+Every run sees the same number of examples, `--max_steps` times `--batch_size`; the smaller its batch, the more steps it
+takes, at the same learning rate. What is compared is the test accuracy of the last evaluation, so that the test set
+picks none. A run that diverged counts as chance, one in ten, and is marked.
+
+Each run leaves its record as `train_mlp_pytorch.py` does, all of them in results/normalisation_mlp_pytorch_runs/, and
+one that is finished there is not done again. Out of them come results/normalisation_mlp_pytorch.csv (a row for each
+run), the summary beside it as JSON, and figures/normalisation_mlp_pytorch.png; the folder may then be deleted.
 """
 
 import argparse
+import math
+import statistics
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+from tqdm import tqdm
 
 import train_mlp_pytorch
-from experiment import (
-    DATASET_TITLES,
-    RunRecord,
-    best_row,
-    check_output_dir,
-    output_paths,
-    record_name,
-    say,
-)
+from cifar10_utils import N_CLASSES
+from experiment import DATASET_TITLES, RunRecord, check_output_dir, output_paths, record_name, say
 from files import write_csv, write_json
-from flags import OneLineParser, defaults, distinct_seeds, is_main_process
+from flags import OneLineParser, defaults, distinct_seeds, is_main_process, positive_float, positive_int
 from machine import machine, versions
 from plots import PALETTE, new_figure, save_figure
-from script import run_script, train_seeds
+from script import load_data, run_script, train_seeds
+from training_pytorch import check_float32
 
-NAME = 'batch_norm_mlp_pytorch'
-NORMS = {'none': 'none', 'manual': 'batch_manual'}  # the trainer's word for each kind of run
-VARIANTS = {'none': ('without', PALETTE[1]), 'manual': ('with batch normalisation', PALETTE[0])}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAME = 'normalisation_mlp_pytorch'
+CHANCE = 1 / N_CLASSES
+KINDS = {  # of `--norm`, what it is called, and its colour and mark in the figure
+    'none': ('without', PALETTE[1], 'o'),
+    'batch_manual': ('batch normalisation', PALETTE[0], 's'),
+    'layer_manual': ('layer normalisation', PALETTE[2], '^'),
+}
+APART = 1.05  # factor between what would lie on top of each other on a logarithmic axis
+Cell = dict[str, object]  # what the runs of one setting come to; see `summarise`
+
+
+# What is compared
+
+
+class Setting(NamedTuple):
+    """What the seeds' runs have in common, and the CSV's first columns."""
+
+    norm: str
+    learning_rate: float
+    batch_size: int
+
+
+def setting_of(row: dict[str, object]) -> Setting:
+    """The setting that a row of the CSV belongs to."""
+    return Setting(*(row[column] for column in Setting._fields))
 
 
 def build_parser() -> OneLineParser:
-    """The flags of `train_mlp_pytorch.py` that all runs share, and the seeds."""
-    parser = OneLineParser(description='Trains the PyTorch MLP without batch normalisation and with it, and compares.')
+    """The flags of `train_mlp_pytorch.py` that all runs share, the seeds, and the values of both panels."""
+    parser = OneLineParser(description='Trains the PyTorch MLP without, with batch and with layer normalisation.')
     train_mlp_pytorch.add_flags(parser)
-    parser.add_argument(
-        '--seeds', type=distinct_seeds, default=[42, 43, 44], metavar='N,N,...', help='a run of each kind for each'
-    )
+    add = parser.add_argument
+    add('--learning_rates', type=positive_float, nargs='+', default=[2e-3, 2e-2, 0.1], metavar='RATE',
+        help='those to compare, at --batch_size')  # fmt: skip
+    add('--batch_sizes', type=positive_int, nargs='+', default=[4, 16, 64, 200], metavar='SIZE',
+        help='those to compare, at --learning_rate')  # fmt: skip
+    add('--max_steps', type=positive_int, default=1000,
+        help='training steps of --batch_size; others see as many examples')  # fmt: skip
+    add('--seeds', type=distinct_seeds, default=[42, 43, 44, 45, 46], metavar='N,N,...',
+        help='of the weights and the order of the batches; a run of each setting for each')  # fmt: skip
     return parser
 
 
-class Comparison:
-    """The runs of both kinds, of the seeds whose runs finished in both.
+def all_settings(
+    learning_rates: list[float], batch_sizes: list[int], learning_rate: float, batch_size: int
+) -> list[Setting]:
+    """The settings of both panels, each once: every rate at `batch_size`, every size at `learning_rate`."""
+    points = [(rate, batch_size) for rate in sorted(learning_rates)]
+    points += [(learning_rate, size) for size in sorted(batch_sizes)]
+    return [Setting(norm, *point) for point in dict.fromkeys(points) for norm in KINDS]
 
-    Args:
-        records: of each kind, a record for each seed.
-        flags: the script's, by name.
+
+def trainer_flags(setting: Setting, flags: argparse.Namespace) -> argparse.Namespace:
+    """The trainer's flags for the runs of a setting, which see as many examples as `max_steps` of `batch_size` have."""
+
+    def steps(n: int) -> int:
+        return math.ceil(n * flags.batch_size / setting.batch_size)
+
+    of_trainer = defaults(train_mlp_pytorch.build_parser())
+    shared = {flag: vars(flags).get(flag, value) for flag, value in of_trainer.items()}
+    own = {'max_steps': steps(flags.max_steps), 'eval_freq': steps(flags.eval_freq),
+           'output_dir': str(Path(flags.output_dir) / 'results' / f'{NAME}_runs')}  # fmt: skip
+    return argparse.Namespace(**shared | own | setting._asdict())
+
+
+# What it comes to
+
+
+def row_of(setting: Setting, record: RunRecord) -> dict[str, object]:
+    """A run's row of the CSV, with its last evaluation."""
+    of_run = {'seed': record.flags['seed'], 'status': record.status, 'seconds': round(record.seconds, 3)}
+    return {**setting._asdict(), **of_run, **record.rows[-1]}
+
+
+def summarise(rows: list[dict[str, object]]) -> list[Cell]:
+    """The test accuracies over the seeds of each setting, in the order of the rows.
+
+    A cell has the setting's values, mean, std (n − 1; NaN of one run), min, max, n_runs and n_diverged.
     """
-
-    def __init__(self, records: dict[str, list[RunRecord]], flags: dict[str, object]) -> None:
-        by_seed = {kind: {record.flags['seed']: record for record in of_kind if record.status == 'finished'}
-                   for kind, of_kind in records.items()}  # fmt: skip
-        self.seeds = [seed for seed in flags['seeds'] if all(seed in of_kind for of_kind in by_seed.values())]
-        self.runs = {kind: [of_kind[seed] for seed in self.seeds] for kind, of_kind in by_seed.items()}
-        self.flags = flags
-        self.dataset = records['none'][0].dataset
-
-    def test_accuracies(self, batch_norm: str) -> np.ndarray:
-        """The test accuracies (n_seeds, n_evaluations) of the runs of one kind."""
-        return np.array([[row['test_acc'] for row in record.rows] for record in self.runs[batch_norm]])
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """For each kind the mean and the standard deviation (n − 1), over the seeds, of the best and last accuracy."""
-        summary = {}
-        for batch_norm, records in self.runs.items():
-            picked = {
-                'best': [best_row(record.rows) for record in records],
-                'last': [record.rows[-1] for record in records],
-            }
-            accuracies = {which: [row['test_acc'] for row in rows] for which, rows in picked.items()}
-            summary[batch_norm] = {f'{which}_mean': float(np.mean(values)) for which, values in accuracies.items()}
-            if len(self.seeds) > 1:
-                summary[batch_norm] |= {f'{w}_std': float(np.std(values, ddof=1)) for w, values in accuracies.items()}
-        return summary
-
-    def table(self) -> str:
-        """The summary as a table."""
-        lines = [f'{f"test accuracy over {len(self.seeds)} seeds":<32}{"best":>16}{"last":>16}']
-        for batch_norm, numbers in self.summary().items():
-            cells = [f'{numbers[f"{which}_mean"]:.3f} ± {numbers.get(f"{which}_std", np.nan):.3f}'
-                     for which in ('best', 'last')]  # fmt: skip
-            lines.append(f'{VARIANTS[batch_norm][0]:<32}' + ''.join(f'{cell:>16}' for cell in cells))
-        return '\n'.join(lines)
-
-    def write(self, output_dir: str | Path) -> list[Path]:
-        """Writes the CSV, the JSON and the figure under `output_dir`, and returns their paths.
-
-        Raises:
-            OSError: one of them cannot be written.
-        """
-        name = record_name(NAME, self.dataset)
-        csv_path, json_path, png_path = paths = output_paths(output_dir, name)
-        runs = [(kind, record) for kind, records in self.runs.items() for record in records]
-        write_csv(csv_path, [{'batch_norm': kind, 'seed': record.flags['seed'], **row}
-                             for kind, record in runs for row in record.rows])  # fmt: skip
-        seconds = sum(record.seconds for _, record in runs)
-        write_json(json_path, {
-            'name': name, 'dataset': self.dataset, 'seconds': round(seconds, 3), 'test_acc': self.summary(),
-            'seeds': self.seeds, 'flags': self.flags, 'versions': versions(), 'machine': machine(),
+    by_setting: dict[Setting, list[dict[str, object]]] = {}
+    for row in rows:
+        by_setting.setdefault(setting_of(row), []).append(row)
+    cells = []
+    for setting, of_setting in by_setting.items():
+        diverged = [row['status'] == 'diverged' for row in of_setting]
+        values = [CHANCE if lost else row['test_acc'] for row, lost in zip(of_setting, diverged, strict=True)]
+        cells.append({
+            **setting._asdict(), 'mean': statistics.fmean(values),
+            'std': statistics.stdev(values) if len(values) > 1 else math.nan, 'min': min(values), 'max': max(values),
+            'n_runs': len(values), 'n_diverged': sum(diverged),
         })  # fmt: skip
-        self.plot(png_path)
-        return paths
-
-    def plot(self, path: Path) -> None:
-        """Draws the test accuracy of both kinds, and their difference seed by seed: mean and range over the seeds."""
-        figure, (both, difference) = new_figure(
-            f'MLP in PyTorch on {DATASET_TITLES[self.dataset]}: mean and range over {len(self.seeds)} seeds'
-        )
-        steps = [row['step'] for row in self.runs['none'][0].rows]
-        lines = [(both, *VARIANTS[batch_norm], self.test_accuracies(batch_norm)) for batch_norm in VARIANTS]
-        gain = self.test_accuracies('manual') - self.test_accuracies('none')
-        lines.append((difference, 'with minus without', PALETTE[2], gain))
-        for panel, label, colour, values in lines:
-            panel.plot(steps, values.mean(axis=0), color=colour, label=label, marker='.')
-            panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-            panel.legend()
-        difference.axhline(0, color='black', linewidth=0.8)
-        both.set(xlabel='step', ylabel='test accuracy')
-        difference.set(xlabel='step', ylabel='difference in test accuracy')
-        save_figure(figure, path)
+    return cells
 
 
-def train(flags: argparse.Namespace, output_dir: str) -> RunRecord:
-    """A run of the trainer, told in a line."""
-    record = train_mlp_pytorch.train(flags, output_dir, quiet=True)
-    if record.rows and is_main_process():
-        kind = next(kind for kind, norm in NORMS.items() if norm == flags.norm)
-        told = f'best test accuracy {record.best()["test_acc"]:.4f}' if record.status == 'finished' else record.status
-        say(f'{VARIANTS[kind][0]}, seed {flags.seed}: {told}')
-    return record
+def told(cell: Cell) -> str:
+    """A cell in words, such as '0.280 ± 0.164 (2 of 5 diverged)'."""
+    if cell['n_diverged'] == cell['n_runs']:
+        return 'diverged' if cell['n_runs'] == 1 else f'all {cell["n_runs"]} diverged'
+    spread = '' if cell['n_runs'] == 1 else f' ± {cell["std"]:.3f}'
+    diverged = f' ({cell["n_diverged"]} of {cell["n_runs"]} diverged)' if cell['n_diverged'] else ''
+    return f'{cell["mean"]:.3f}{spread}{diverged}'
+
+
+def table(cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: a row for each learning rate and batch size, a column for each kind."""
+    points: dict[tuple[float, int], dict[str, str]] = {}
+    for cell in cells:
+        points.setdefault((cell['learning_rate'], cell['batch_size']), {})[cell['norm']] = told(cell)
+    header = ['learning rate', 'batch size', *(title for title, *_ in KINDS.values())]
+    return header, [[f'{rate:g}', str(size), *(of_kind[norm] for norm in KINDS)]
+                    for (rate, size), of_kind in points.items()]  # fmt: skip
+
+
+def plot(
+    cells: list[Cell], dataset: str, learning_rate: float, batch_size: int, n_examples: int, path: str | Path
+) -> None:
+    """Draws mean and range over the seeds against the learning rates at `batch_size`, and the sizes at that rate."""
+    figure, panels = new_figure(
+        f'MLP in PyTorch on {DATASET_TITLES[dataset]}: test accuracy after {n_examples:,} examples, '
+        f'mean and range over {cells[0]["n_runs"]} seeds', size=(10, 4.6),
+    )  # fmt: skip
+    rates, sizes = panels
+    draw(rates, [cell for cell in cells if cell['batch_size'] == batch_size], 'learning_rate')
+    draw(sizes, [cell for cell in cells if cell['learning_rate'] == learning_rate], 'batch_size')
+    rates.set_title(f'batch size {batch_size}', fontsize=10)
+    rates.set(xlabel='learning rate', ylabel='test accuracy')
+    sizes.set_title(f'learning rate {learning_rate:g}; the smaller the batch, the more steps', fontsize=10)
+    sizes.set(xlabel='batch size')
+    sizes.sharey(rates)
+    rates.set_ylim(bottom=0)
+    if any(cell['n_diverged'] for cell in cells):
+        rates.plot([], [], 'x', color='black', markersize=9, label='how many runs diverged; they count as chance')
+    figure.legend(*rates.get_legend_handles_labels(), loc='outside lower center', ncols=5, fontsize=9)
+    save_figure(figure, path)
+
+
+def draw(panel: 'Axes', cells: list[Cell], column: str) -> None:
+    """Draws the cells of each kind over their values of a column, on a logarithmic axis."""
+    for place, (norm, (title, colour, mark)) in enumerate(KINDS.items()):
+        of_kind = sorted((cell for cell in cells if cell['norm'] == norm), key=lambda cell: cell[column])
+        x = [cell[column] * APART ** (place - 1) for cell in of_kind]
+        mean, low, high = ([cell[which] for cell in of_kind] for which in ('mean', 'min', 'max'))
+        panel.plot(x, mean, color=colour, marker=mark, label=title)
+        panel.vlines(x, low, high, color=colour, linewidth=5, alpha=0.4)
+        for at, cell in zip(x, of_kind, strict=True):
+            if cell['n_diverged']:
+                panel.plot(at, CHANCE, 'x', color=colour, markersize=11, markeredgewidth=2)
+                panel.annotate(f'{cell["n_diverged"]} of {cell["n_runs"]}', (at, CHANCE), (0, -16 - 10 * place),
+                               textcoords='offset points', ha='center', color=colour, fontsize=9)  # fmt: skip
+    panel.axhline(CHANCE, color='grey', linestyle=':', label='chance', zorder=0)
+    panel.set_xscale('log')
+    values = sorted({cell[column] for cell in cells})
+    panel.set_xticks(values, [f'{value:g}' for value in values])
+    panel.minorticks_off()
+    panel.set_xlim(values[0] / 1.4, values[-1] * 1.4)
+
+
+# The script
+
+
+def write(rows: list[dict[str, object]], flags: argparse.Namespace, dataset: str) -> None:
+    """Says the table, and writes CSV, JSON and figure.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    name = record_name(NAME, dataset)
+    csv_path, json_path, png_path = paths = output_paths(flags.output_dir, name)
+    cells = summarise(rows)
+    say(f'test accuracy, mean ± standard deviation over {len(flags.seeds)} seeds')
+    header, lines = table(cells)
+    for line in (header, *lines):
+        say(''.join(f'{cell:<15}' for cell in line[:2]) + ''.join(f'{cell:<34}' for cell in line[2:]).rstrip())
+    write_csv(csv_path, rows)
+    write_json(json_path, {
+        'name': name, 'dataset': dataset, 'seconds': round(sum(row['seconds'] for row in rows), 3), 'cells': cells,
+        'seeds': flags.seeds, 'flags': vars(flags), 'versions': versions(), 'machine': machine(),
+    })  # fmt: skip
+    plot(cells, dataset, flags.learning_rate, flags.batch_size, flags.max_steps * flags.batch_size, png_path)
+    say('wrote ' + ', '.join(map(str, paths)))
+
+
+def tell(record: RunRecord) -> None:
+    """Says in a line how a run ended."""
+    if is_main_process():
+        norm, rate, size, seed = (record.flags[flag] for flag in (*Setting._fields, 'seed'))
+        end = f'test accuracy {record.rows[-1]["test_acc"]:.4f}' if record.status == 'finished' else record.status
+        say(f'{KINDS[norm][0]}, learning rate {rate:g}, batch size {size}, seed {seed}: {end}')
 
 
 def compare(flags: argparse.Namespace) -> int:
@@ -142,20 +233,36 @@ def compare(flags: argparse.Namespace) -> int:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
         OSError: the comparison cannot be written.
     """
-    check_output_dir(flags.output_dir, NAME)
-    of_trainer = defaults(train_mlp_pytorch.build_parser())
-    records: dict[str, list[RunRecord]] = {}
-    for batch_norm in reversed(VARIANTS):  # with it first, so that a batch too small for it is refused at once
-        run_flags = argparse.Namespace(**{**of_trainer, **vars(flags), 'norm': NORMS[batch_norm]})
-        records[batch_norm] = train_seeds(run_flags, train)
-        if records[batch_norm][-1].status == 'interrupted':
-            return records[batch_norm][-1].exit_status
+    settings = all_settings(flags.learning_rates, flags.batch_sizes, flags.learning_rate, flags.batch_size)
+    for setting in settings:  # before any is trained
+        train_mlp_pytorch.check_norm_of_ranks(setting.norm, flags.dnn_hidden_units, setting.batch_size)
+        check_float32('learning_rate', setting.learning_rate)
     if is_main_process():
-        comparison = Comparison({kind: records[kind] for kind in VARIANTS}, vars(flags))
-        if comparison.seeds:
-            say(comparison.table())
-            say('wrote ' + ', '.join(map(str, comparison.write(flags.output_dir))))
-    return max(record.exit_status for of_kind in records.values() for record in of_kind)
+        largest = max(setting.batch_size for setting in settings)
+        data = load_data(flags.data_dir, flags.dataset, flags.validation_size, largest)
+        check_output_dir(flags.output_dir, record_name(NAME, data['train'].name))
+
+    records: list[tuple[Setting, RunRecord]] = []
+    n_runs = len(settings) * len(flags.seeds)
+    with tqdm(total=n_runs, unit='run', disable=None if is_main_process() else True) as bar:
+
+        def train(of_run: argparse.Namespace, output_dir: str) -> RunRecord:
+            record = train_mlp_pytorch.train(of_run, output_dir, quiet=True)
+            if record.status != 'interrupted':
+                bar.update()
+                tell(record)
+            return record
+
+        for setting in settings:
+            of_setting = train_seeds(trainer_flags(setting, flags), train)
+            if of_setting[-1].status == 'interrupted':
+                say('interrupted: every finished run is on disk, and the same command goes on')
+                return of_setting[-1].exit_status
+            records += [(setting, record) for record in of_setting]
+    if is_main_process():
+        write([row_of(*run) for run in records], flags, records[0][1].dataset)
+    # A run that diverges is a result here.
+    return max((record.exit_status for _, record in records if record.status == 'finished'), default=0)
 
 
 if __name__ == '__main__':

@@ -18,7 +18,6 @@ from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import RunRecord
 from flags import (
     BATCH_NORM,
-    FlagError,
     OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
@@ -37,7 +36,7 @@ from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
 from ranks import launched
 from script import main
-from training_pytorch import FLOAT32_MAX, add_training_flags, train_model
+from training_pytorch import add_training_flags, check_float32, train_model
 
 # What other files take from here, some of it made in `metrics.py`.
 __all__ = [
@@ -106,8 +105,7 @@ def train(
     """
     check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
     check_norm_of_ranks(flags.norm, flags.dnn_hidden_units, flags.batch_size, alone)
-    if flags.neg_slope > FLOAT32_MAX:
-        raise FlagError(f'--neg_slope must be at most {FLOAT32_MAX:g} in float32, got {flags.neg_slope:g}')
+    check_float32('neg_slope', flags.neg_slope)
     torch.manual_seed(flags.seed)
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,

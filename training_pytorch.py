@@ -144,6 +144,12 @@ def add_training_flags(parser: OneLineParser, optimizer: str) -> None:
     add_augment_flag(parser)
 
 
+def check_float32(flag: str, value: float) -> None:
+    """Raises a FlagError if the value of a flag is no number in float32."""
+    if value > FLOAT32_MAX:
+        raise FlagError(f'--{flag} must be at most {FLOAT32_MAX:g} in float32, got {value:g}')
+
+
 def make_optimizer(
     name: str,
     model: nn.Module,
@@ -159,9 +165,8 @@ def make_optimizer(
     Raises:
         FlagError: one of the flags does nothing, or a number is none in float32.
     """
-    for flag, value in {'learning_rate': learning_rate, 'weight_decay': weight_decay}.items():
-        if value > FLOAT32_MAX:
-            raise FlagError(f'--{flag} must be at most {FLOAT32_MAX:g} in float32, got {value:g}')
+    check_float32('learning_rate', learning_rate)
+    check_float32('weight_decay', weight_decay)
     check_optimizer(name, momentum, nesterov)
     options: dict[str, object] = {'lr': learning_rate, 'weight_decay': 0.0}  # AdamW would have some by default
     if name == 'sgd':

@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import compare_batch_norm
+from experiment import shaping
+from flags import defaults
 from grid_search_results import BASE_NAME, GRIDS, Setting, all_settings, is_divergence
 from report.equations import computed, mentioned, numbered, test_methods, tests
-from report.records import STUDENT_TABLES, searched, summary
+from report.records import STUDENT_TABLES, compared, searched, summary
 from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill
 
 # The equations of a batch, which the NumPy modules compute, those of the normalisations by hand, Kaiming's weights.
@@ -127,6 +130,27 @@ def grids(root: Path) -> Iterator[str]:
             yield f'{BASE_NAME}{name} has {extra} settings of another grid'
         if summary(root, f'{BASE_NAME}{name}')['times'].keys() != {setting.run for setting in settings}:
             yield f'{BASE_NAME}{name} has not the times of just its runs'
+
+
+@check
+def comparison(root: Path) -> Iterator[str]:
+    """The comparison of the normalisations has the runs of its default flags, and its summary is theirs."""
+    asked = defaults(compare_batch_norm.build_parser())
+    settings = compare_batch_norm.all_settings(
+        asked['learning_rates'], asked['batch_sizes'], asked['learning_rate'], asked['batch_size']
+    )
+    runs = {(setting, seed) for setting in settings for seed in asked['seeds']}
+    rows, told = compared(root), summary(root, compare_batch_norm.NAME)
+    there = [(compare_batch_norm.setting_of(row), row['seed']) for row in rows]
+    if told['dataset'] != 'cifar10':
+        yield f'the runs are on {told["dataset"]}'
+    for flag, value in shaping(asked).items():
+        if told['flags'][flag] != value:
+            yield f'its {flag} is {told["flags"][flag]}, by default it is {value}'
+    if len(there) != len(runs) or set(there) != runs:
+        yield f'it has {len(runs & set(there))} of its {len(runs)} runs, and {len(there)} rows'
+    if told['cells'] != compare_batch_norm.summarise(rows):
+        yield 'its summary is not that of its rows'
 
 
 # The errata, those that rest on records; the others are tests of the equations

@@ -4,9 +4,11 @@ Every function takes `root`, the directory that holds `results/`, and raises an 
 where these cannot be read.
 """
 
+import csv
 import json
 from pathlib import Path
 
+import compare_batch_norm
 from experiment import best_row, score
 from grid_search_results import BASE_NAME, Setting, by_setting, read_rows
 
@@ -33,6 +35,13 @@ def summary(root: Path, name: str) -> dict:
 def searched(root: Path, name: str) -> dict[Setting, list[dict]]:
     """The rows of each setting of a search; `name` is what follows `BASE_NAME`, such as '_additional'."""
     return by_setting(read_rows(root / f'results/{BASE_NAME}{name}.csv'))
+
+
+def compared(root: Path) -> list[dict]:
+    """The rows of the comparison of the normalisations, a row for each run."""
+    kinds = {'learning_rate': float, 'batch_size': int, 'seed': int, 'test_acc': float}
+    with open(root / f'results/{compare_batch_norm.NAME}.csv', encoding='utf-8', newline='') as file:
+        return [row | {column: kind(row[column]) for column, kind in kinds.items()} for row in csv.DictReader(file)]
 
 
 def picks(root: Path, name: str) -> dict[Setting, dict]:

@@ -9,12 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from metrics import confusion_matrix_to_metrics
-
+import compare_batch_norm
 from benchmark.ratios import read_ratios
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
-from compare_batch_norm import VARIANTS
 from grid_search_figures import describe, optimizer_title
+from metrics import confusion_matrix_to_metrics
 from report.claims import Finding, findings
 from report.equations import computed, numbered, tests
 from report.records import (
@@ -107,11 +106,6 @@ def best_and_last(root: Path, name: str) -> str:
     return markdown(header + (['that report, best', 'that report, last'] if theirs else []), rows)
 
 
-def accuracy_range(numbers: dict[str, float], which: str) -> str:
-    """Mean and standard deviation, over the seeds, of the best or the last test accuracy."""
-    return f'{numbers[f"{which}_mean"]:.3f} ± {numbers[f"{which}_std"]:.3f}'
-
-
 # The tables
 
 
@@ -176,12 +170,9 @@ def additional_findings(root: Path) -> str:
 
 
 @table
-def batch_norm(root: Path) -> str:
-    """The MLP with and without batch normalisation."""
-    accuracies = summary(root, 'batch_norm_mlp_pytorch')['test_acc']
-    rows = [[VARIANTS[kind][0], *(accuracy_range(numbers, which) for which in ('best', 'last'))]
-            for kind, numbers in accuracies.items()]  # fmt: skip
-    return markdown(['batch normalisation', 'best test accuracy', 'last test accuracy'], rows)
+def normalisation(root: Path) -> str:
+    """The MLP without, with batch and with layer normalisation."""
+    return markdown(*compare_batch_norm.table(summary(root, compare_batch_norm.NAME)['cells']))
 
 
 @table
@@ -251,7 +242,7 @@ def reproduce(root: Path) -> str:
             'grid_search_mlp_pytorch.py --grid additional --validation_size 5000',
             'grid_search_mlp_pytorch_additional_validation',
         ),
-        '3.2 c, with and without batch normalisation': ('compare_batch_norm.py', 'batch_norm_mlp_pytorch'),
+        '3.3, without, with batch and with layer normalisation': ('compare_batch_norm.py', compare_batch_norm.NAME),
         '4, Table 2, Figure 5': ('train_convnet_pytorch.py', 'convnet_pytorch'),
         '5, the learning rate': (
             'grid_search_mlp_pytorch.py --grid learning_rate', 'grid_search_mlp_pytorch_learning_rate_validation',

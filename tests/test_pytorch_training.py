@@ -9,14 +9,12 @@ import subprocess
 import sys
 import types
 import unittest
-import warnings
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
-import compare_batch_norm
 import experiment
 import ranks
 import script
@@ -663,132 +661,3 @@ class TrainLoopTest(unittest.TestCase):
             with mock.patch.object(training_pytorch, 'training_step', side_effect=AssertionError):
                 again = self.train('--seeds', '1,2', output_dir=str(directory))
         self.assertEqual(again.rows, first.rows)
-
-
-class CompareBatchNormTest(unittest.TestCase):
-    ARGS = ('--dataset', 'synthetic', '--max_steps', '6', '--eval_freq', '3')
-
-    def setUp(self) -> None:
-        self.directory = Path(self.enterContext(temporary_directory()))
-
-    def main(self, *args: str) -> tuple[int, str, str]:
-        """The script in this process: its exit status, and what it says on stdout and stderr."""
-        argv = ['compare_batch_norm.py', *self.ARGS, '--output_dir', str(self.directory), *args]
-        with (
-            mock.patch.object(sys, 'argv', argv),
-            contextlib.redirect_stdout(io.StringIO()) as out,
-            contextlib.redirect_stderr(io.StringIO()) as err,
-        ):
-            try:
-                status = script.run_script(compare_batch_norm.build_parser(), compare_batch_norm.compare)
-            except SystemExit as stop:
-                status = stop.code
-        return status, out.getvalue(), err.getvalue()
-
-    def test_bad_flags(self) -> None:
-        for args in (
-            ('--seed', '1'),
-            ('--batch_norm', 'torch'),
-            ('--checkpoint', 'run.pt'),
-            ('--seeds', '1,1'),
-            ('--seeds', 'a'),
-        ):
-            status, out, err = self.main(*args)
-            self.assertEqual((status, out, err.count('\n')), (2, '', 1))
-            self.assertIn(args[0], err)
-        status, _, err = self.main('--batch_size', '1')
-        self.assertEqual((status, 'at least 2 examples' in err, list(self.directory.iterdir())), (2, True, []))
-
-    def test_end_to_end_on_the_stand_in(self) -> None:
-        status, out, _ = self.main('--seeds', '1,2')
-        rows = read_rows(self.directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
-        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
-        self.assertTrue((self.directory / 'figures/batch_norm_mlp_pytorch_synthetic.png').exists())
-        self.assertEqual((status, len(rows)), (0, 12))
-        best = [
-            max(float(row['test_acc']) for row in rows if (row['batch_norm'], row['seed']) == ('manual', seed))
-            for seed in ('1', '2')
-        ]
-        self.assertAlmostEqual(summary['test_acc']['manual']['best_mean'], sum(best) / 2)
-        self.assertAlmostEqual(summary['test_acc']['manual']['best_std'], np.std(best, ddof=1))
-        self.assertIn(f'{sum(best) / 2:.3f} ± {np.std(best, ddof=1):.3f}', out)
-        self.assertEqual(len(list(self.directory.glob('results/mlp_pytorch_*_seed=*.csv'))), 4)
-
-    def test_what_cannot_be_written_is_found_before_the_training(self) -> None:
-        (self.directory / 'results/batch_norm_mlp_pytorch.csv').mkdir(parents=True)
-        with mock.patch.object(train_mlp_pytorch, 'train', side_effect=AssertionError):
-            status, _, err = self.main('--seeds', '1')
-        self.assertEqual((status, 'is a directory' in err), (2, True))
-
-    def made_up(self) -> compare_batch_norm.Comparison:
-        """Runs of two seeds of each kind, of three evaluations."""
-        curves = {'none': ((0.1, 0.5, 0.2), (0.2, 0.3, 0.1)), 'manual': ((0.3, 0.6, 0.5), (0.3, 0.2, 0.7))}
-        records: dict[str, list[experiment.RunRecord]] = {}
-        for kind, of_kind in curves.items():
-            for seed, accuracies in enumerate(of_kind, 1):
-                run_flags = {'max_steps': 3, 'eval_freq': 1, 'seed': seed}
-                record = experiment.RunRecord('mlp', 'MLP', 'synthetic', run_flags, quiet=True)
-                with record.running():
-                    for step, accuracy in enumerate(accuracies):
-                        record.add(step, (0.9 - accuracy, 1.0), (accuracy, 1.0))
-                record.seconds = float(seed)
-                records.setdefault(kind, []).append(record)
-        return compare_batch_norm.Comparison(records, {'seeds': [1, 2]})
-
-    def test_what_is_compared(self) -> None:
-        comparison = self.made_up()
-        for kind, best, last in (('none', (0.5, 0.3), (0.2, 0.1)), ('manual', (0.6, 0.7), (0.5, 0.7))):
-            numbers = comparison.summary()[kind]
-            for which, values in (('best', best), ('last', last)):
-                self.assertAlmostEqual(numbers[f'{which}_mean'], np.mean(values))
-                self.assertAlmostEqual(numbers[f'{which}_std'], np.std(values, ddof=1))
-        comparison.write(self.directory)
-        rows = read_rows(self.directory / 'results/batch_norm_mlp_pytorch_synthetic.csv')
-        told = [(row['batch_norm'], row['seed'], row['test_acc']) for row in rows]
-        self.assertEqual(told[2:4], [('none', '1', '0.2'), ('none', '2', '0.2')])
-        self.assertEqual(told[-1], ('manual', '2', '0.7'))
-        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
-        self.assertEqual(summary['seconds'], 6.0)
-
-    def test_the_difference_is_with_minus_without(self) -> None:
-        with mock.patch.object(compare_batch_norm, 'save_figure') as save_figure:
-            self.made_up().plot(self.directory / 'x.png')
-        both, difference = save_figure.call_args.args[0].axes
-        np.testing.assert_allclose(difference.get_lines()[0].get_ydata(), [0.15, 0.0, 0.45], atol=1e-12)
-        lines = {line.get_label(): list(line.get_ydata()) for line in both.get_lines()}
-        np.testing.assert_allclose(lines['with batch normalisation'], [0.3, 0.4, 0.6])
-
-    def test_one_seed_has_no_deviation(self) -> None:
-        comparison = self.made_up()
-        comparison.seeds = [1]
-        with warnings.catch_warnings(action='error'):
-            self.assertNotIn('best_std', comparison.summary()['none'])
-
-    def test_what_is_done_is_kept_and_not_done_again(self) -> None:
-        train = train_mlp_pytorch.train
-
-        def interrupted(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
-            if (flags.norm, flags.seed) == ('none', 2):
-                raise KeyboardInterrupt
-            return train(flags, *args, **kwargs)
-
-        with mock.patch.object(train_mlp_pytorch, 'train', interrupted):
-            self.assertEqual(self.main('--seeds', '1,2')[0], 130)
-        self.assertEqual(len(list(self.directory.glob('results/*.csv'))), 3)
-        with mock.patch.object(experiment.RunRecord, 'running', autospec=True,
-                               side_effect=experiment.RunRecord.running) as running:  # fmt: skip
-            self.assertEqual(self.main('--seeds', '1,2')[0], 0)
-        self.assertEqual(running.call_count, 1)
-
-    def test_a_seed_that_diverges_is_left_out(self) -> None:
-        train = train_mlp_pytorch.train
-
-        def diverging(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
-            flags.learning_rate = 1e30 if (flags.norm, flags.seed) == ('none', 2) else flags.learning_rate
-            return train(flags, *args, **kwargs)
-
-        with mock.patch.object(train_mlp_pytorch, 'train', diverging):
-            status, out, _ = self.main('--seeds', '1,2')
-        summary = json.loads((self.directory / 'results/batch_norm_mlp_pytorch_synthetic.json').read_text())
-        self.assertEqual((status, summary['seeds']), (3, [1]))
-        self.assertIn('without, seed 2: diverged', out)

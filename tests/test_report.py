@@ -7,7 +7,10 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+from compare_batch_norm import all_settings as all_settings_compared
+from compare_batch_norm import build_parser, summarise
 from files import write_csv, write_json
+from flags import defaults
 from grid_search_results import GRIDS, Setting, all_settings
 from report import checks, equations
 from report.__main__ import main
@@ -73,6 +76,20 @@ def write_search(root: Path, name: str, grid: str, validation: bool = False) -> 
     write_json(path.with_suffix('.json'), {'times': times, 'wall_seconds': 7200.0, 'machine': 'a machine'})
 
 
+def write_comparison(root: Path) -> None:
+    """The CSV and the JSON of the comparison of the normalisations, of which one run diverged."""
+    rows = [{**setting._asdict(), 'seed': seed, 'status': 'finished', 'test_acc': 0.4 + 0.01 * (seed - 44)}
+            for setting in all_settings_compared([2e-3, 2e-2, 0.1], [4, 16, 64, 200], 2e-3, 200)
+            for seed in (42, 43, 44, 45, 46)]  # fmt: skip
+    rows[0] |= {'status': 'diverged', 'test_acc': 0.1}
+    path = root / 'results/normalisation_mlp_pytorch'
+    write_csv(path.with_suffix('.csv'), rows)
+    write_json(path.with_suffix('.json'), {
+        'dataset': 'cifar10', 'cells': summarise(rows), 'seconds': 900.0, 'machine': 'a machine',
+        'flags': defaults(build_parser()),
+    })  # fmt: skip
+
+
 def write_project(root: Path) -> None:
     """Documents with a place for every table, and all that they rest on."""
     places = {name: f'<!-- table: {name} -->\n<!-- /table -->\n' for name in TABLES}
@@ -84,9 +101,7 @@ def write_project(root: Path) -> None:
     (root / 'figures/a.png').touch()
     for name in ('mlp_numpy', 'mlp_pytorch', 'convnet_pytorch'):
         write_json(root / f'results/{name}.json', run_summary(name))
-    numbers = {'best_mean': 0.5, 'best_std': 0.01, 'last_mean': 0.4, 'last_std': 0.02}
-    batch_norm = {'test_acc': {'none': numbers, 'manual': numbers}, 'wall_seconds': 36.0, 'machine': 'a machine'}
-    write_json(root / 'results/batch_norm_mlp_pytorch.json', batch_norm)
+    write_comparison(root)
     ratio = {'benchmark': 'step', 'case': '100', 'ours': 'ours', 'theirs': 'pytorch', 'ratio': 0.7, 'low': 0.6,
              'high': 0.8, 'measured': 0.01, 'at_most': 1.0}  # fmt: skip
     (root / 'results/benchmark.json').write_text(
@@ -141,6 +156,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| 0.7000 | 3000 | **0.6900** |', before)  # of the one that is picked by validation alone
         self.assertEqual(before.count('**0.'), 1)
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
+        told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
+        self.assertIn(told, before)
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
@@ -236,6 +253,22 @@ class ReportTest(unittest.TestCase):
         self.replace(f'results/{name}.json', '0.0002', '0.002')
         self.main()
         self.assert_fails(grids=f'{name} has not the times')
+
+    def test_a_comparison_that_is_not_whole(self) -> None:
+        path = self.root / 'results/normalisation_mlp_pytorch.csv'
+        before = path.read_text()
+        path.write_text(before.replace('none,0.02,200,43,', 'none,0.02,200,47,'))
+        self.assert_fails(comparison='it has 89 of its 90 runs, and 90 rows')
+        path.write_text(before + before.splitlines()[-1] + '\n')
+        self.assert_fails(comparison='it has 90 of its 90 runs, and 91 rows')
+        path.write_text(before.replace('finished,0.41', 'finished,0.42', 1))
+        self.assert_fails(comparison='its summary is not that of its rows')
+        path.write_text(before)
+        self.replace('results/normalisation_mlp_pytorch.json', 'cifar10', 'synthetic')
+        self.assert_fails(comparison='the runs are on synthetic')
+        self.replace('results/normalisation_mlp_pytorch.json', 'synthetic', 'cifar10')
+        self.replace('results/normalisation_mlp_pytorch.json', '"max_steps": 1000', '"max_steps": 20')
+        self.assert_fails(comparison='its max_steps is 20, by default it is 1000')
 
     def test_erratum_2(self) -> None:
         path = 'results/grid_search_mlp_pytorch_additional.csv'
