@@ -33,6 +33,8 @@ LATER_FLAGS = (
     '--hidden_dims 128 --lr 0.1 --batch_size 128 --epochs 10 --standardise --init kaiming --activation elu '
     '--validation_size 5000'
 )
+LATER_NETWORKS = ('mlp_numpy_later', *(f'mlp_pytorch_later_{units}{norm}'
+                  for units in ('128', '256-128', '512-256-128') for norm in ('', '_batch_norm')))  # fmt: skip
 TABLES: dict[str, Callable[[Path], str]] = {}
 
 
@@ -178,19 +180,15 @@ def normalisation(root: Path) -> str:
 @table
 def later_years(root: Path) -> str:
     """The networks that the course's later assignments ask for, each where its validation accuracy is best."""
-    networks = {'NumPy': ['mlp_numpy_later']}
-    networks['PyTorch'] = [f'mlp_pytorch_later_{units}{norm}' for units in ('128', '256-128', '512-256-128')
-                           for norm in ('', '_batch_norm')]  # fmt: skip
     rows = []
-    for library, names in networks.items():
-        for name in names:
-            record = summary(root, name)
-            flags, best = record['flags'], record['best']
-            widths, norm = flags['dnn_hidden_units'], flags['norm'] != 'none'
-            n_params = sum((a + 1) * b for a, b in itertools.pairwise([N_PIXELS, *widths, N_CLASSES]))
-            rows.append([f'{library}, {" ".join(map(str, widths))}', 'with' if norm else 'without',
-                         f'{n_params + 2 * norm * sum(widths):,}', f'{best["val_acc"]:.4f}', best['step'],
-                         f'{best["test_acc"]:.4f}'])  # fmt: skip
+    for name in LATER_NETWORKS:
+        record = summary(root, name)
+        flags, best = record['flags'], record['best']
+        widths, norm = flags['dnn_hidden_units'], flags['norm'] != 'none'
+        n_params = sum((a + 1) * b for a, b in itertools.pairwise([N_PIXELS, *widths, N_CLASSES]))
+        rows.append([f'{"NumPy" if "numpy" in name else "PyTorch"}, {" ".join(map(str, widths))}',
+                     'with' if norm else 'without', f'{n_params + 2 * norm * sum(widths):,}',
+                     f'{best["val_acc"]:.4f}', best['step'], f'{best["test_acc"]:.4f}'])  # fmt: skip
     header = ['hidden units', 'batch normalisation', 'parameters', 'best validation accuracy', 'at step',
               'test accuracy of the pick']  # fmt: skip
     return markdown(header, rows)
