@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from cifar10_utils import IMAGE_SHAPE, N_PIXELS, generator_state, restore_generator
-from flags import OneLineParser, add_data_flags, add_seed_flag, file_path
+from flags import add_data_flags, add_seed_flag
+from parsing import OneLineParser, file_path
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,9 @@ from augmentation import Augmentation
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord
 from files import atomic_file, regular_path
-from flags import PLACE_FLAGS, FlagError, by_present_names, check_same_flags
+from flags import PLACE_FLAGS, by_present_names, check_same_flags
 from modules import CrossEntropyModule
+from parsing import FlagError
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,9 @@ import train_mlp_pytorch
 from cifar10_utils import N_CLASSES
 from experiment import DATASET_TITLES, RunRecord, check_output_dir, output_paths, record_name, say
 from files import write_csv, write_json
-from flags import OneLineParser, defaults, distinct_seeds, is_main_process, positive_float, positive_int
+from flags import defaults, distinct_seeds, positive_float, positive_int
 from machine import machine, versions
+from parsing import OneLineParser, is_main_process
 from plots import PALETTE, new_figure, save_figure
 from script import load_data, run_script, train_seeds
 from training_pytorch import check_float32

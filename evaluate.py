@@ -23,9 +23,10 @@ from cifar10_utils import CLASSES, IMAGE_SHAPE, N_PIXELS, read_part
 from evaluate_figures import plot_calibration, plot_images, plot_weights
 from experiment import DATASET_TITLES, check_output, output_paths, say
 from files import write_json
-from flags import FlagError, OneLineParser, add_data_dir_flag, file_path
+from flags import add_data_dir_flag
 from machine import machine, versions
 from metrics import calibration, confusion_matrix, confusion_matrix_to_metrics
+from parsing import FlagError, OneLineParser, file_path
 from pictures import PictureError, read_picture
 from plots import plot_confusion_matrix
 from script import run_script

@@ -26,8 +26,9 @@ from typing import Protocol
 from tqdm import tqdm
 
 from files import check_can_write, write_csv, write_json
-from flags import MAX_NAME, PLACE_FLAGS, FlagError, by_present_names, check_same_flags, one_line
+from flags import MAX_NAME, PLACE_FLAGS, by_present_names, check_same_flags
 from machine import machine, versions
+from parsing import FlagError, one_line
 from plots import plot_curves
 from stopping import exit_status, undisturbed
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import train_mlp_pytorch
 from experiment import best_row, check_output_dir, score
-from flags import FlagError, OneLineParser, add_seed_flag, check_optimizer, defaults, positive_float, positive_int
+from flags import add_seed_flag, check_optimizer, defaults, positive_float, positive_int
 from grid_search_figures import FIGURES, show
 from grid_search_results import (
     GRIDS,
@@ -56,6 +56,8 @@ from grid_search_results import (
     search_name,
     searched_values,
 )
+from machine import usable_cores
+from parsing import FlagError, OneLineParser
 from ranks import launched, pick_device
 from script import load_data, run_script
 from stopping import exit_status
@@ -220,7 +222,7 @@ def usable(device: str) -> int:
         return torch.cuda.device_count()
     if device == 'mps':
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return usable_cores()
 
 
 @contextlib.contextmanager

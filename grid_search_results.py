@@ -24,10 +24,11 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from cifar10_utils import N_CLASSES, N_PIXELS
-from experiment import output_paths, record_name
+from experiment import is_finite, output_paths, record_name
 from files import write_csv, write_json
-from flags import FlagError, check_same_flags, hidden_units, positive_float, positive_int
+from flags import check_same_flags, hidden_units, positive_float, positive_int
 from machine import machine, versions
+from parsing import FlagError
 
 WIDTHS = ('100', '200', '400')
 GRIDS = {
@@ -208,20 +209,15 @@ def by_setting(rows: Rows) -> dict[Setting, Rows]:
     return settings
 
 
-def is_divergence(row: dict[str, object]) -> bool:
-    """Whether a row is the last one of a run that diverged."""
-    return not all(math.isfinite(value) for key, value in row.items() if key.endswith('_loss'))
-
-
 def is_whole(rows: Rows, eval_freq: int) -> bool:
     """Whether the rows of a setting, in the order of their steps, are all that its run gives."""
     *before, last = rows
-    diverged = is_divergence(last)
+    diverged = not is_finite(last)
     return (
         [row['step'] for row in before] == [1 + i * eval_freq for i in range(len(before))]
         and last['step'] <= 1 + len(before) * eval_freq
         and (last['step'] == last['max_steps'] or (diverged and last['step'] < last['max_steps']))
-        and not any(map(is_divergence, before))
+        and all(map(is_finite, before))
         and all((row['status'] == 'diverged') == diverged for row in rows)
     )
 

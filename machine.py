@@ -32,5 +32,9 @@ def machine() -> str:
         known = first.get('flags', '').split()
         details += [flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if flag in known]
     forced = [f', {key}={os.environ[key]}' for key in ('OPENBLAS_CORETYPE', 'MKL_CBWR') if key in os.environ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return f'{name}{" (" + ", ".join(details) + ")" if details else ""}, {cores} cores{"".join(forced)}'
+    return f'{name}{" (" + ", ".join(details) + ")" if details else ""}, {usable_cores()} cores{"".join(forced)}'
+
+
+def usable_cores() -> int:
+    """The number of cores that this process is allowed to use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()

@@ -15,7 +15,7 @@ import numpy as np
 
 from cifar10_utils import IMAGE_SHAPE
 from files import regular_path
-from flags import one_line
+from parsing import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from cifar10_utils import DataError
-from flags import FlagError, one_line
+from parsing import FlagError, one_line
 
 
 def pick_device(name: str) -> torch.device:

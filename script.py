@@ -17,8 +17,8 @@ from collections.abc import Callable
 from cifar10_utils import DataSet, get_cifar10
 from experiment import RunRecord, output_paths, read_json, same_but_for_the_seed, say, table_lines
 from files import write_json
-from flags import FlagError, OneLineParser, is_main_process, one_line_errors
 from machine import versions
+from parsing import FlagError, OneLineParser, is_main_process, one_line_errors
 from stopping import exit_status, stopping_signals
 
 

@@ -12,15 +12,8 @@ from augmentation import VIEWS
 from cifar10_utils import IMAGE_SHAPE, N_CLASSES
 from convnet_pytorch import ConvNet
 from experiment import RunRecord
-from flags import (
-    OneLineParser,
-    add_checkpoint_flags,
-    add_data_flags,
-    add_run_flags,
-    add_seed_flags,
-    add_views_flag,
-    defaults,
-)
+from flags import add_checkpoint_flags, add_data_flags, add_run_flags, add_seed_flags, add_views_flag, defaults
+from parsing import OneLineParser
 from script import main
 from training_pytorch import add_training_flags, train_model
 

@@ -16,7 +16,6 @@ from checkpoints import KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
 from experiment import RunRecord
 from flags import (
-    OneLineParser,
     add_data_flags,
     add_later_names,
     add_mlp_flags,
@@ -32,6 +31,7 @@ from flags import (
 from metrics import accuracy, confusion_matrix, confusion_matrix_to_metrics
 from mlp_numpy import ACTIVATIONS, MLP, NORMS
 from modules import INITS, CrossEntropyModule
+from parsing import OneLineParser
 from schedules import SHAPES, Schedule
 from script import load_data, main, run_length
 

@@ -18,7 +18,6 @@ from cifar10_utils import N_CLASSES, N_PIXELS
 from experiment import RunRecord
 from flags import (
     BATCH_NORM,
-    OneLineParser,
     add_checkpoint_flags,
     add_data_flags,
     add_later_names,
@@ -34,6 +33,7 @@ from flags import (
 from metrics import confusion_matrix, confusion_matrix_to_metrics
 from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
+from parsing import OneLineParser
 from ranks import launched
 from script import main
 from training_pytorch import add_training_flags, check_float32, train_model

@@ -24,14 +24,8 @@ from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
 from cifar10_utils import IMAGE_SHAPE, DataSet
 from experiment import RunRecord
 from files import check_can_write
-from flags import (
-    FlagError,
-    OneLineParser,
-    add_optimizer_flags,
-    add_pytorch_flags,
-    check_optimizer,
-    check_same_flags,
-)
+from flags import add_optimizer_flags, add_pytorch_flags, check_optimizer, check_same_flags
+from parsing import FlagError, OneLineParser
 from ranks import ALONE, Ranks, from_rank_0, join_ranks, pick_device, sum_over_ranks, together
 from schedules import SHAPES, Schedule
 from script import load_data, run_length

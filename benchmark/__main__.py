@@ -22,7 +22,8 @@ from benchmark.ratios import Ratio, describe_environment, write_ratios
 from benchmark.scale import scale
 from benchmark.training import convnet, trainer
 from experiment import check_output_dir, output_paths
-from flags import OneLineParser, add_data_dir_flag, one_line_errors, positive_int
+from flags import add_data_dir_flag, positive_int
+from parsing import OneLineParser, one_line_errors
 
 # Each takes data_dir and repeats, whether or not it needs both.
 BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {

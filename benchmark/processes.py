@@ -14,8 +14,8 @@ from tqdm import tqdm
 import grid_search_results as grid_search
 from benchmark.loading import batches_root
 from benchmark.ratios import Ratio, compare, take_turns
-from flags import FlagError
 from machine import machine
+from parsing import FlagError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from files import atomic_file
-from flags import OneLineParser
+from parsing import OneLineParser
 from report.checks import CHECKS, failures
 from report.tables import DOCUMENTS, ReportError, fill
 

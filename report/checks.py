@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import compare_batch_norm
-from experiment import shaping
+from experiment import is_finite, shaping
 from flags import defaults
-from grid_search_results import BASE_NAME, GRIDS, Setting, all_settings, is_divergence
+from grid_search_results import BASE_NAME, GRIDS, Setting, all_settings
 from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import STUDENT_TABLES, compared, searched, summary
 from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill
@@ -123,7 +123,7 @@ def grids(root: Path) -> Iterator[str]:
         settings = set(all_settings(GRIDS[grid]))
         rows = searched(root, name)
         whole = {setting for setting, of_setting in rows.items()
-                 if of_setting[-1]['step'] == setting.max_steps or is_divergence(of_setting[-1])}  # fmt: skip
+                 if of_setting[-1]['step'] == setting.max_steps or not is_finite(of_setting[-1])}  # fmt: skip
         if not settings <= whole:
             yield f'{BASE_NAME}{name} has {len(whole & settings)} of the {len(settings)} settings whole'
         if extra := len(rows.keys() - settings):

@@ -16,7 +16,7 @@ import augmentation
 import script
 from augmentation import Augmentation, Draws, add_augment_flag, strengths, views
 from cifar10_utils import N_PIXELS
-from flags import OneLineParser
+from parsing import OneLineParser
 from tests.helpers import ROOT, files_under, small_stand_in, temporary_directory
 
 ALL = ['flip', 'shift=4', 'rotate=10', 'zoom=0.15', 'jitter=0.2', 'cutout=8']

@@ -17,7 +17,7 @@ import cifar10_utils
 from benchmark import __main__ as command
 from benchmark import loading, processes, student_mlp, training
 from benchmark.ratios import Ratio, compare, optional, read_ratios, take_turns, write_ratios
-from flags import FlagError
+from parsing import FlagError
 from tests.helpers import NO_NETWORK, ROOT, files_under, run_script, temporary_directory
 
 RATIO = Ratio('scale', 'width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)

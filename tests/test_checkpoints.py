@@ -12,8 +12,9 @@ import experiment
 import train_mlp_pytorch
 from checkpoints import KeptNetwork, RunState
 from cifar10_utils import get_cifar10
-from flags import FlagError, defaults
+from flags import defaults
 from mlp_pytorch import MLP as TorchMLP
+from parsing import FlagError
 from tests.helpers import temporary_directory
 
 FLAGS = defaults(train_mlp_pytorch.build_parser()) | {'max_steps': 9}

@@ -22,6 +22,7 @@ from unittest import mock
 import cifar10_download
 import cifar10_utils
 import flags
+import parsing
 from cifar10_download import ARCHIVE, BATCHES, DownloadError, download, find_archive, find_batches, obtain
 from cifar10_utils import BATCHES_FOLDER, DataError
 from tests.helpers import NO_NETWORK, ROOT, files_under, only, run_script, temporary_directory
@@ -442,7 +443,7 @@ class OrderTest(unittest.TestCase):
     def test_the_flag(self) -> None:
         def parsed(*args: str, **environment: str) -> str:
             with mock.patch.dict(os.environ, environment):
-                parser = flags.OneLineParser()
+                parser = parsing.OneLineParser()
                 flags.add_data_flags(parser)
                 return parser.parse_args(args).data_dir
 

@@ -23,7 +23,7 @@ import train_mlp_pytorch
 from checkpoints import LoadedNetwork, load_network
 from cifar10_utils import CLASSES, read_part
 from experiment import RunRecord
-from flags import FlagError
+from parsing import FlagError
 from tests.helpers import (
     REAL_DATA,
     files_under,

@@ -16,6 +16,7 @@ import checkpoints
 import experiment
 import flags
 import grid_search_mlp_pytorch as grid_search
+import parsing
 import train_mlp_pytorch
 from tests.helpers import only, temporary_directory
 
@@ -52,7 +53,7 @@ class MainProcessTest(unittest.TestCase):
         for environment, is_main in (({}, True), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, True),
                                      ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '1'}, False)):  # fmt: skip
             with mock.patch.dict(os.environ, environment, clear=True):
-                self.assertEqual(flags.is_main_process(), is_main)
+                self.assertEqual(parsing.is_main_process(), is_main)
 
 
 class RankErrorsTest(unittest.TestCase):
@@ -64,7 +65,7 @@ class RankErrorsTest(unittest.TestCase):
                 contextlib.redirect_stderr(io.StringIO()) as stderr,
                 self.assertRaises(SystemExit) as caught,
             ):
-                flags.OneLineParser(prog='x').parse_args(['--no_such_flag'])
+                parsing.OneLineParser(prog='x').parse_args(['--no_such_flag'])
             self.assertEqual((caught.exception.code, sleep.call_count), (2, waits))
             self.assertIn('unrecognized arguments: --no_such_flag', stderr.getvalue())
 
@@ -80,7 +81,7 @@ class YoungerFlagTest(unittest.TestCase):
         """Inside, all scripts that train the PyTorch MLP have a flag more than before."""
         add_flags = train_mlp_pytorch.add_flags
 
-        def more(parser: flags.OneLineParser, **kwargs: object) -> None:
+        def more(parser: parsing.OneLineParser, **kwargs: object) -> None:
             add_flags(parser, **kwargs)
             parser.add_argument('--brand_new', type=int, default=3)
 
@@ -93,11 +94,11 @@ class YoungerFlagTest(unittest.TestCase):
 
         check({'old': 1}, {'old': 1, 'new': 3})
         check({'old': 2, 'new': 3}, {'old': 2})
-        with self.assertRaisesRegex(flags.FlagError, 'the file belongs to another run: its new is 3, here it is 4'):
+        with self.assertRaisesRegex(parsing.FlagError, 'the file belongs to another run: its new is 3, here it is 4'):
             check({'old': 1}, {'old': 1, 'new': 4})
-        with self.assertRaisesRegex(flags.FlagError, 'its new is 4, here it is 3'):
+        with self.assertRaisesRegex(parsing.FlagError, 'its new is 4, here it is 3'):
             check({'old': 1, 'new': 4}, {'old': 1})
-        with self.assertRaisesRegex(flags.FlagError, 'its old is 2, here it is 1'):
+        with self.assertRaisesRegex(parsing.FlagError, 'its old is 2, here it is 1'):
             check({'old': 2}, {'old': 1})
 
     def test_an_old_checkpoint(self) -> None:
@@ -111,7 +112,7 @@ class YoungerFlagTest(unittest.TestCase):
         rows = train('--checkpoint', checkpoint)
         with self.new_flag():
             self.assertEqual(train('--resume', checkpoint), rows)
-            with self.assertRaisesRegex(flags.FlagError, 'its brand_new is 3, here it is 4'):
+            with self.assertRaisesRegex(parsing.FlagError, 'its brand_new is 3, here it is 4'):
                 train('--resume', checkpoint, '--brand_new', '4')
 
     def test_an_old_search(self) -> None:
@@ -126,7 +127,7 @@ class YoungerFlagTest(unittest.TestCase):
         search()
         with self.new_flag():
             self.assertIn('1 of 1 settings are done', search('--dry_run'))
-            with self.assertRaisesRegex(flags.FlagError, 'its brand_new is 3, here it is 4'):
+            with self.assertRaisesRegex(parsing.FlagError, 'its brand_new is 3, here it is 4'):
                 search('--dry_run', '--brand_new', '4')
 
 
@@ -157,7 +158,7 @@ class NormTest(unittest.TestCase):
             self.assertTrue(experiment.same_but_for_the_seed({'batch_norm': old, 'seed': 1}, {'norm': norm, 'seed': 2}))
         self.assertEqual(experiment.told_flags({'norm': 'layer_torch'}, defaults), {'norm': 'layer_torch'})
         self.assertEqual(experiment.told_flags({'norm': 'none'}, defaults), {})
-        with self.assertRaisesRegex(flags.FlagError, 'its norm is batch_torch, here it is batch_manual'):
+        with self.assertRaisesRegex(parsing.FlagError, 'its norm is batch_torch, here it is batch_manual'):
             flags.check_same_flags('the file', {'batch_norm': 'torch'}, {'norm': 'batch_manual'}, defaults)
 
     def test_a_checkpoint_and_a_network_of_an_older_run(self) -> None:

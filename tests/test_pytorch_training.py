@@ -24,8 +24,8 @@ import training_pytorch
 from checkpoints import load_network
 from cifar10_utils import get_cifar10
 from convnet_pytorch import ConvNet
-from flags import FlagError
 from mlp_pytorch import MLP as TorchMLP
+from parsing import FlagError
 from tests.helpers import ROOT, only, read_rows, refused, small_stand_in, temporary_directory, torchrun
 
 

@@ -19,13 +19,14 @@ import numpy as np
 import experiment
 import files
 import flags
+import parsing
 import plots
 import script
 import stopping
 import train_mlp_numpy
 from checkpoints import NetworkError, load_network
 from cifar10_utils import get_cifar10
-from flags import FlagError
+from parsing import FlagError
 from tests.helpers import ROOT, files_under, only, read_rows, refused, run_script, start_script, temporary_directory
 
 SHORT = ('--dataset', 'synthetic', '--max_steps', '4', '--eval_freq', '2', '--dnn_hidden_units', '5')
@@ -410,7 +411,7 @@ class EndsTest(unittest.TestCase):
         for stop, status in ((stopping.Stopped(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)):
             work = mock.Mock(side_effect=stop)
             with mock.patch.object(sys, 'argv', ['x']), contextlib.redirect_stderr(io.StringIO()) as stderr:
-                self.assertEqual(script.run_script(flags.OneLineParser(), work), status)
+                self.assertEqual(script.run_script(parsing.OneLineParser(), work), status)
             self.assertEqual(stderr.getvalue(), 'interrupted\n')
 
     def test_divergence_is_a_result(self) -> None:
@@ -431,7 +432,9 @@ class EndsTest(unittest.TestCase):
     @unittest.skipUnless(Path('/dev/full').exists(), 'needs /dev/full')
     def test_the_last_words_that_nobody_takes(self) -> None:
         """Those that still wait in the buffer when the work is done."""
-        program = 'import flags, script; print(script.run_script(flags.OneLineParser(), lambda _: print("x") or 0), '
+        program = (
+            'import parsing, script; print(script.run_script(parsing.OneLineParser(), lambda _: print("x") or 0), '
+        )
         program += 'file=__import__("sys").stderr)'
         with open('/dev/full', 'w') as full:
             buffered = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
@@ -453,7 +456,7 @@ class EndsTest(unittest.TestCase):
 
     def test_home(self) -> None:
         with mock.patch.dict(os.environ, {'HOME': str(self.directory)}):
-            self.assertEqual(flags.file_path('~/x'), str(self.directory / 'x'))
+            self.assertEqual(parsing.file_path('~/x'), str(self.directory / 'x'))
 
     def test_figures_whatever_the_environment_says_of_matplotlib(self) -> None:
         (self.directory / 'matplotlibrc').write_text('text.usetex: True\nfigure.facecolor: red\n')
@@ -472,11 +475,11 @@ class EndsTest(unittest.TestCase):
 
     def test_errors_of_the_machine_are_one_line(self) -> None:
         def end(error: Exception) -> tuple[int, str]:
-            parser = flags.OneLineParser(prog='x')
+            parser = parsing.OneLineParser(prog='x')
             with (
                 contextlib.redirect_stderr(io.StringIO()) as stderr,
                 self.assertRaises(SystemExit) as caught,
-                flags.one_line_errors(parser),
+                parsing.one_line_errors(parser),
             ):
                 raise error
             return caught.exception.code, stderr.getvalue()
@@ -486,7 +489,7 @@ class EndsTest(unittest.TestCase):
             status, text = end(error)
             self.assertEqual((status, text.count('\n')), (1, 1))
         self.assertEqual(end(RuntimeError())[1], 'x: RuntimeError\n')
-        with self.assertRaises(TypeError), flags.one_line_errors(flags.OneLineParser()):
+        with self.assertRaises(TypeError), parsing.one_line_errors(parsing.OneLineParser()):
             raise TypeError
 
 

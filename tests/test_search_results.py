@@ -12,8 +12,9 @@ import grid_search_figures
 import grid_search_mlp_pytorch as grid_search
 import grid_search_results as search_results
 import train_mlp_pytorch
-from flags import FlagError, defaults
+from flags import defaults
 from grid_search_results import Setting
+from parsing import FlagError
 from tests.helpers import temporary_directory
 
 
@@ -82,11 +83,6 @@ class SettingsTest(unittest.TestCase):
                 found = search_results.rows_of(setting, rows, 'diverged', 15)
                 self.assertEqual({row['status'] for row in found}, {status}, (ends, setting))
                 self.assertEqual(found[-1]['step'], min(ends, setting.max_steps))
-
-    def test_divergence(self) -> None:
-        setting = Setting('sgd', 0.1, 50, '10', 20)
-        for loss, diverged in ((1.0, False), (math.nan, True), (math.inf, True)):
-            self.assertEqual(search_results.is_divergence(row(setting, 1, loss=loss)), diverged)
 
     def test_whole(self) -> None:
         setting = Setting('sgd', 0.1, 50, '10', 20)
