@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from checkpoints import KeptNetwork
+from checkpoints import EVALUATION_BATCH, KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
 from experiment import RunRecord
 from flags import (
@@ -31,12 +31,11 @@ from script import load_data, main
 
 # What other files take from here, some of it made in `metrics.py`.
 __all__ = [
-    'EVALUATION_BATCH', 'SCRIPT', 'SGD', 'accuracy', 'build_parser', 'confusion_matrix', 'confusion_matrix_to_metrics',
+    'SCRIPT', 'SGD', 'accuracy', 'build_parser', 'confusion_matrix', 'confusion_matrix_to_metrics',
     'evaluate', 'train', 'training_step',
 ]  # fmt: skip
 
 SCRIPT = 'mlp_numpy'
-EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
 
 
 def build_parser() -> OneLineParser:
