@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from augmentation import NUMPY_KINDS, VIEWS, Augmentation, add_augment_flag, views
-from checkpoints import KeptNetwork
+from checkpoints import EVALUATION_BATCH, KeptNetwork
 from cifar10_utils import N_CLASSES, N_PIXELS, DataSet
 from experiment import RunRecord
 from flags import (
@@ -37,12 +37,11 @@ from script import load_data, main, run_length
 
 # What other files take from here, some of it made in `metrics.py`.
 __all__ = [
-    'EVALUATION_BATCH', 'SCRIPT', 'SGD', 'accuracy', 'build_parser', 'confusion_matrix', 'confusion_matrix_to_metrics',
+    'SCRIPT', 'SGD', 'accuracy', 'build_parser', 'confusion_matrix', 'confusion_matrix_to_metrics',
     'evaluate', 'train', 'training_step',
 ]  # fmt: skip
 
 SCRIPT = 'mlp_numpy'
-EVALUATION_BATCH = 200  # examples at a time: more would fall out of the processor's cache
 
 
 def build_parser() -> OneLineParser:

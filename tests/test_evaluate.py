@@ -3,9 +3,11 @@
 import contextlib
 import io
 import json
+import subprocess
 import sys
 import types
 import unittest
+import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -26,6 +28,7 @@ from experiment import RunRecord
 from parsing import FlagError
 from tests.helpers import (
     REAL_DATA,
+    ROOT,
     files_under,
     needs_real_data,
     only,
@@ -312,6 +315,23 @@ class EvaluationTest(unittest.TestCase):
                 self.assertIn(f'  {file.name}: {told}\n', out)
             self.assertTrue((self.directory / f'figures/{path.stem}_pictures_as_seen.png').exists())
 
+    def test_a_network_of_numpy_s_needs_no_pytorch(self) -> None:
+        train(train_mlp_numpy, self.directory, 'x')
+        Image.new('L', (9, 9)).save(self.directory / 'grey.png')
+        args = [
+            self.directory / 'networks/x.npz',
+            '--image',
+            self.directory / 'grey.png',
+            '--output_dir',
+            self.directory,
+        ]
+        command = [sys.executable, '-X', 'importtime', ROOT / 'evaluate.py', *args]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        imported = {line.split('|')[-1].strip().split('.')[0] for line in done.stderr.splitlines()}
+        self.assertIn('PIL', imported)
+        self.assertNotIn('torch', imported)
+
     @needs_real_data
     def test_the_training_set_is_never_needed(self) -> None:
         directory = self.directory / 'data'
@@ -374,11 +394,25 @@ class DamagedNetworksTest(unittest.TestCase):
         self.assert_refused({**arrays, 'mean_image': arrays['mean_image'][1:]})
         self.assert_refused({name: array for name, array in arrays.items() if name != 'mean_image'})
         self.assert_refused({**arrays, '0.weight': arrays['0.weight'][:, 1:]})
-        np.savez_compressed(path, **{**arrays, 'zeros': np.zeros(10_000_000)})  # a little file with much in it
+        np.savez_compressed(path, **arrays)  # in which much might be hidden in little
         self.assertIn('damaged', run(path, '--output_dir', self.directory)[2])
         np.savez(path, **arrays)
         with without_figures():
             self.assertEqual(run(path, '--output_dir', self.directory)[0], 0)
+
+    def test_programs_of_pytorchs_that_break_off(self) -> None:
+        """In archives whose checksums are right."""
+        train(train_mlp_pytorch, self.directory, 'x', '--dnn_hidden_units', '2')
+        path = self.directory / 'networks/x.pt'
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        (program,) = (name for name in contents if name.endswith('data.pkl'))
+        for length in (*range(0, len(contents[program]), 7), contents[program].index(b'X') + 3):
+            with zipfile.ZipFile(path, 'w') as archive:
+                for name, data in contents.items():
+                    archive.writestr(name, data[:length] if name == program else data)
+            with self.assertRaisesRegex(FlagError, 'is damaged or no network'):
+                evaluate.load_networks([str(path)])
 
     def assert_refused(self, arrays: dict[str, object]) -> None:
         path = self.directory / 'networks/x.npz'
