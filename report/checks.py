@@ -14,7 +14,7 @@ from flags import defaults
 from grid_search_results import BASE_NAME, GRIDS, Setting, all_settings
 from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import STUDENT_TABLES, compared, searched, summary
-from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, fill
+from report.tables import DOCUMENTS, LATER_NETWORKS, MARKED, TABLES, ReportError, fill
 
 # The equations of a batch, which the NumPy modules compute, those of the normalisations by hand, Kaiming's weights.
 COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33, 35, 36, 38}
@@ -151,6 +151,15 @@ def comparison(root: Path) -> Iterator[str]:
         yield f'it has {len(runs & set(there))} of its {len(runs)} runs, and {len(there)} rows'
     if told['cells'] != compare_batch_norm.summarise(rows):
         yield 'its summary is not that of its rows'
+
+
+@check
+def later_networks(root: Path) -> Iterator[str]:
+    """The networks of the later years are trained to their end, on CIFAR-10."""
+    for name in LATER_NETWORKS:
+        record = summary(root, name)
+        if (record['status'], record['dataset']) != ('finished', 'cifar10'):
+            yield f'{name} is {record["status"]} on {record["dataset"]}'
 
 
 # The errata, those that rest on records; the others are tests of the equations

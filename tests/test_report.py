@@ -57,7 +57,7 @@ def run_summary(name: str) -> dict[str, object]:
     """The JSON of a run on which the student's report agrees, where it has numbers."""
     table = STUDENT_TABLES.get(name, STUDENT_TABLES['mlp_numpy'])
     rows = {which: {'step': step, **table[which]} for which, step in (('best', 1001), ('last', 1500))}
-    return {'dataset': 'cifar10', **rows, 'seconds': 9.5, 'machine': 'a machine'}
+    return {'dataset': 'cifar10', 'status': 'finished', **rows, 'seconds': 9.5, 'machine': 'a machine'}
 
 
 def write_search(root: Path, name: str, grid: str, validation: bool = False) -> None:
@@ -165,6 +165,10 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
+
+    def test_a_later_network_that_was_interrupted(self) -> None:
+        self.replace('results/mlp_numpy_later.json', '"finished"', '"interrupted"')
+        self.assert_fails(later_networks='mlp_numpy_later is interrupted on cifar10')
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
