@@ -172,7 +172,8 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     # A run that diverges overflows first; its record says so, and NumPy's warnings would only repeat it.
     with record.running() as steps, np.errstate(all='ignore'):
         for step in steps:
-            images, labels = augmented_batch(data['train'], flags.batch_size, augmentation)
+            indices = data['train'].next_indices(flags.batch_size)
+            images, labels = augmented(data['train'], indices, augmentation)
             optimizer.learning_rate = flags.learning_rate * schedule.factor(step)
             probabilities, loss = training_step(mlp, optimizer, images, labels, flags.label_smoothing)
             if record.evaluation_due(step, loss):
@@ -184,11 +185,8 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     return record
 
 
-def augmented_batch(data: DataSet, batch_size: int, augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """The next training batch, its images changed at random where that is asked for."""
-    indices = data.next_indices(batch_size)
-    if not augmentation.strengths:
-        return data.examples(indices)
+def augmented(data: DataSet, indices: np.ndarray, augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """The images and the labels with these indices, the images changed at random where that is asked for."""
     draws = augmentation.draw(indices, data.epochs_completed)
     images = augmentation.apply(data.pixels[indices], draws, data.mean_image, data.std_image)
     return images.astype(data.dtype, copy=False), data.labels_of(indices)

@@ -297,11 +297,8 @@ def train_model(
         for step in steps:
             indices = sets['train'].next_indices(flags.batch_size)
             pixels, labels = data['train'].pixels_and_labels(ranks.share(indices))
-            if augmentation.strengths:
-                draws = ranks.share(augmentation.draw(indices, sets['train'].epochs_completed))
-                images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
-            else:
-                images = data['train'].centre(pixels)
+            draws = ranks.share(augmentation.draw(indices, sets['train'].epochs_completed))
+            images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
             torch.manual_seed(seed_of_step(flags.seed, step, ranks))
             logits, loss_sum = training_step(
                 parallel, optimizer, images, labels, flags.precision, scale, flags.label_smoothing
