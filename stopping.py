@@ -54,13 +54,21 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 def stopping_signals() -> Iterator[None]:
     """Inside, Ctrl-C and the signals of schedulers and closed terminals raise `Stopped`, once, so as to end in order.
 
-    A signal that the process was started to ignore, by nohup or in a shell's background, stays ignored.
+    A signal that the process was started to ignore, by nohup or in a shell's background, stays ignored. Where what is
+    interrupted makes an error of its own of it, as Python does while it makes a class, it is `Stopped` all the same.
     """
+    stops: list[Stopped] = []
 
     def stop(signum: int, _: object) -> None:
         for number in STOP_SIGNALS:  # what is then written is to be finished, however often one asks
             signal.signal(number, signal.SIG_IGN)
-        raise Stopped(signum)
+        stops.append(Stopped(signum))
+        raise stops[0]
 
     with handled(stop):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if stops:
+                raise stops[0] from error
+            raise

@@ -382,6 +382,18 @@ class EndsTest(unittest.TestCase):
         ):
             record.attempt('x', fail)
 
+    def test_a_signal_of_which_an_error_was_made(self) -> None:
+        """As Python 3.11 does with what a descriptor of a new class raises."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            with self.assertRaises(stopping.Stopped) as caught, stopping.stopping_signals():
+                try:
+                    os.kill(os.getpid(), signum)
+                except KeyboardInterrupt as stop:
+                    raise RuntimeError('Error calling __set_name__') from stop
+            self.assertEqual(stopping.exit_status(caught.exception), 128 + signum)
+        with self.assertRaisesRegex(RuntimeError, 'of its own'), stopping.stopping_signals():
+            raise RuntimeError('of its own')
+
     def test_a_signal_that_is_ignored_stays_ignored(self) -> None:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
