@@ -23,7 +23,7 @@ from cifar10_utils import CLASSES, IMAGE_SHAPE, N_PIXELS, read_part
 from evaluate_figures import plot_calibration, plot_images, plot_weights
 from experiment import DATASET_TITLES, check_output, output_paths, say
 from files import write_json
-from flags import add_data_dir_flag
+from flags import add_data_dir_flag, add_views_flag
 from machine import machine, versions
 from metrics import calibration, confusion_matrix, confusion_matrix_to_metrics
 from parsing import FlagError, OneLineParser, file_path
@@ -50,9 +50,7 @@ def build_parser() -> OneLineParser:
         help='of the data, divided as they were to train the network')  # fmt: skip
     which.add_argument('--image', nargs='+', type=file_path, metavar='FILE',
         help='look at these pictures of your own instead')  # fmt: skip
-    add('--views', type=int, choices=VIEWS, default=1,
-        help='average over so many views of each image: 2: itself and its mirror image; 6: these two, also shifted by '
-        'a pixel up-left and down-right, those at half the weight')  # fmt: skip
+    add_views_flag(parser, VIEWS)
     add('--dataset', choices=list(DATASET_TITLES), help='if not given, the one that the network was trained on')
     add_data_dir_flag(parser)
     add('--output_dir', type=file_path, default='.', help='where results/ and figures/ go')

@@ -144,8 +144,8 @@ def add_optimizer_flags(parser: OneLineParser, schedules: Iterable[str]) -> None
 def add_views_flag(parser: OneLineParser, views: Iterable[int]) -> None:
     """Adds `--views`, one of these, of which 1 is the default."""
     parser.add_argument('--views', type=int, choices=list(views), default=1,
-        help='evaluate on so many views of each image as well, averaged: 2: itself and its mirror image; '
-        '6: these two, also shifted by a pixel up-left and down-right, those at half the weight')  # fmt: skip
+        help='also average over so many views of each image: 2: itself and its mirror image; 6: these two, '
+        'and both shifted by a pixel up-left and down-right, those at half the weight')  # fmt: skip
 
 
 def add_seed_flag(parser: argparse.ArgumentParser) -> None:
