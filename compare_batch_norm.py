@@ -32,7 +32,6 @@ from machine import machine, versions
 from parsing import OneLineParser, is_main_process
 from plots import PALETTE, new_figure, save_figure
 from script import load_data, run_script, train_seeds
-from training_pytorch import check_float32
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -236,8 +235,7 @@ def compare(flags: argparse.Namespace) -> int:
     """
     settings = all_settings(flags.learning_rates, flags.batch_sizes, flags.learning_rate, flags.batch_size)
     for setting in settings:  # before any is trained
-        train_mlp_pytorch.check_norm_of_ranks(setting.norm, flags.dnn_hidden_units, setting.batch_size)
-        check_float32('learning_rate', setting.learning_rate)
+        train_mlp_pytorch.check_flags(argparse.Namespace(**{**vars(flags), **setting._asdict()}))
     if is_main_process():
         largest = max(setting.batch_size for setting in settings)
         data = load_data(flags.data_dir, flags.dataset, flags.validation_size, largest)

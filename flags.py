@@ -247,14 +247,6 @@ def add_pytorch_flags(parser: OneLineParser, optimizers: Iterable[str], optimize
     add('--compile', action='store_true', help='torch.compile the network')
 
 
-def check_optimizer(optimizer: str, momentum: float, nesterov: bool) -> None:
-    """Raises a FlagError if one of these flags does nothing."""
-    if momentum and optimizer != 'sgd':
-        raise FlagError(f'--momentum {momentum:g} does nothing with --optimizer {optimizer}: it is for sgd')
-    if nesterov and not momentum:
-        raise FlagError('--nesterov does nothing without a --momentum above 0')
-
-
 def add_checkpoint_flags(parser: OneLineParser) -> None:
     """Adds what lets a run go on after it was stopped."""
     add = parser.add_argument

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import train_mlp_pytorch
 from experiment import best_row, check_output_dir, score
-from flags import add_seed_flag, check_optimizer, defaults, positive_float, positive_int
+from flags import add_seed_flag, defaults, positive_float, positive_int
 from grid_search_figures import FIGURES, show
 from grid_search_results import (
     GRIDS,
@@ -275,8 +275,8 @@ def search(flags: argparse.Namespace) -> None:
     values = searched_values(flags.grid, given, defaults(train_mlp_pytorch.build_parser()))
     settings = all_settings(values)
     for setting in settings:
-        check_optimizer(setting.optimizer, flags.momentum, flags.nesterov)
-        train_mlp_pytorch.check_norm_of_ranks(flags.norm, setting.widths, setting.batch_size, alone=True)
+        of_run = {**vars(flags), **setting._asdict(), 'dnn_hidden_units': setting.widths}
+        train_mlp_pytorch.check_flags(argparse.Namespace(**of_run), alone=True)
     trains = not (flags.plot or flags.dry_run)
     if (trains and not flags.scheduler) or (flags.device == 'auto' and not flags.plot):
         flags.device = pick_device(flags.device).type

@@ -2,8 +2,8 @@
 
     python train_mlp_numpy.py --dnn_hidden_units 100 --learning_rate 2e-3 --max_steps 1500
 
-Everything random comes from one generator, in this order: the weights, layer by layer, then a shuffle at each epoch's
-end. Pixels keep their scale of 0 to 255 and have the training set's mean image subtracted.
+At these, everything random comes from one generator, in this order: the weights, layer by layer, then a shuffle at each
+epoch's end. Pixels keep their scale of 0 to 255 and have the training set's mean image subtracted.
 """
 
 import argparse

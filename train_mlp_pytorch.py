@@ -36,11 +36,11 @@ from modules import INITS
 from parsing import OneLineParser
 from ranks import launched
 from script import main
-from training_pytorch import add_training_flags, check_float32, train_model
+from training_pytorch import add_training_flags, check_float32, check_optimizer, train_model
 
 # What other files take from here, some of it made in `metrics.py`.
 __all__ = [
-    'SCRIPT', 'add_flags', 'add_norm_flags', 'build_parser', 'check_norm_of_ranks', 'confusion_matrix',
+    'SCRIPT', 'add_flags', 'add_norm_flags', 'build_parser', 'check_flags', 'confusion_matrix',
     'confusion_matrix_to_metrics', 'train',
 ]  # fmt: skip
 
@@ -85,10 +85,13 @@ class _BatchNormAction(argparse.Action):
         namespace.norm = BATCH_NORM[value]
 
 
-def check_norm_of_ranks(norm: str, hidden_units: list[int], batch_size: int, alone: bool = False) -> None:
-    """Raises a FlagError if a normalisation has nothing to do, or too few examples in a process under torchrun."""
+def check_flags(flags: argparse.Namespace, alone: bool = False) -> None:
+    """Raises a FlagError if the flags of a run cannot work together; for `alone` see `train_model`."""
+    check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
+    check_float32('neg_slope', flags.neg_slope)
     n_ranks = 1 if alone or not launched() else int(os.environ['WORLD_SIZE'])
-    check_norm(norm, hidden_units, batch_size, n_ranks)
+    check_norm(flags.norm, flags.dnn_hidden_units, flags.batch_size, n_ranks)
+    check_optimizer(flags.optimizer, flags.learning_rate, flags.momentum, flags.nesterov, flags.weight_decay)
 
 
 def train(
@@ -103,9 +106,7 @@ def train(
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot work together.
     """
-    check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
-    check_norm_of_ranks(flags.norm, flags.dnn_hidden_units, flags.batch_size, alone)
-    check_float32('neg_slope', flags.neg_slope)
+    check_flags(flags, alone)
     torch.manual_seed(flags.seed)
     arguments = {
         'n_inputs': N_PIXELS, 'n_hidden': flags.dnn_hidden_units, 'n_classes': N_CLASSES,

@@ -24,7 +24,7 @@ from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
 from cifar10_utils import IMAGE_SHAPE, DataSet
 from experiment import RunRecord
 from files import check_can_write
-from flags import add_optimizer_flags, add_pytorch_flags, check_optimizer, check_same_flags
+from flags import add_optimizer_flags, add_pytorch_flags, check_same_flags
 from parsing import FlagError, OneLineParser
 from ranks import ALONE, Ranks, from_rank_0, join_ranks, pick_device, sum_over_ranks, together
 from schedules import SHAPES, Schedule
@@ -144,6 +144,16 @@ def check_float32(flag: str, value: float) -> None:
         raise FlagError(f'--{flag} must be at most {FLOAT32_MAX:g} in float32, got {value:g}')
 
 
+def check_optimizer(name: str, learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+    """Raises a FlagError if one of these flags does nothing, or a number is none in float32."""
+    check_float32('learning_rate', learning_rate)
+    check_float32('weight_decay', weight_decay)
+    if momentum and name != 'sgd':
+        raise FlagError(f'--momentum {momentum:g} does nothing with --optimizer {name}: it is for sgd')
+    if nesterov and not momentum:
+        raise FlagError('--nesterov does nothing without a --momentum above 0')
+
+
 def make_optimizer(
     name: str,
     model: nn.Module,
@@ -157,11 +167,9 @@ def make_optimizer(
     Weight decay is of matrices and filters alone: biases and normalisations have one dimension.
 
     Raises:
-        FlagError: one of the flags does nothing, or a number is none in float32.
+        FlagError: see `check_optimizer`.
     """
-    check_float32('learning_rate', learning_rate)
-    check_float32('weight_decay', weight_decay)
-    check_optimizer(name, momentum, nesterov)
+    check_optimizer(name, learning_rate, momentum, nesterov, weight_decay)
     options: dict[str, object] = {'lr': learning_rate, 'weight_decay': 0.0}  # AdamW would have some by default
     if name == 'sgd':
         options |= {'momentum': momentum, 'nesterov': nesterov}
