@@ -149,7 +149,8 @@ class RunRecord:
         network: is kept at the row of the best validation accuracy or, without a validation set, at the last.
 
     `rows` has a dictionary per evaluation: step (counted from 1), train_acc, train_loss, test_acc, test_loss and, with
-    a validation set, val_acc and val_loss. `status` is 'finished', 'diverged', 'interrupted' or 'failed'.
+    a validation set, val_acc and val_loss; with several views of each image test_views_acc and so on, too. `status` is
+    'finished', 'diverged', 'interrupted' or 'failed'.
 
     Raises:
         FlagError: one of its files cannot be written.
