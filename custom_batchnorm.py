@@ -10,14 +10,14 @@ over the batch, are in float32 where the input is float16 or bfloat16; the outpu
 
 What is read and written sets the speed of large inputs. By hand, the forward pass goes through memory twice
 (statistics; output) and the backward pass twice (sums; dx): a block of rows at a time, so that what is computed on the
-way, such as x − mean, never leaves the cache.
+way never leaves the cache. Output and dx are sums of multiples of what is read, neuron by neuron, without x − mean.
 """
 
 import torch
 from torch import nn
 from torch.autograd.function import Function, FunctionCtx
 
-from normalisation import apply_to_batches, row_blocks, second_gradients, wide
+from normalisation import apply_to_batches, ask_once, row_blocks, second_gradients, wide
 
 
 class CustomBatchNorm(nn.Module):
@@ -95,6 +95,7 @@ class CustomBatchNormManualFunction(Function):
     """
 
     @staticmethod
+    @ask_once
     def forward(
         input: torch.Tensor,
         gamma: torch.Tensor,
@@ -106,10 +107,12 @@ class CustomBatchNormManualFunction(Function):
         """The output (n_batch, n_neurons) for input of the same shape, gamma and beta (n_neurons,)."""
         if mean is None:
             mean, var = statistics(input)
-        scale, shift = gamma.to(mean.dtype) * (var + eps).rsqrt(), beta.to(mean.dtype)
+        # out = scale · input + shift
+        scale = gamma.to(mean.dtype) * (var + eps).rsqrt()
+        shift = beta.to(mean.dtype) - scale * mean
         out = input.new_empty(input.shape)
         for x, block in row_blocks(input, out):
-            torch.addcmul(shift, x - mean, scale, out=block)
+            torch.addcmul(shift, x, scale, out=block)
         return out
 
     @staticmethod
@@ -144,6 +147,7 @@ class CustomBatchNormManualBackward(Function):
     """The backward pass, as a Function of its own whose backward pass is by hand, too: second derivatives."""
 
     @staticmethod
+    @ask_once
     def forward(
         dout: torch.Tensor,
         input: torch.Tensor | None,
@@ -165,19 +169,21 @@ class CustomBatchNormManualBackward(Function):
         if mean is None:
             mean, var = statistics(input)
         rstd = (var + eps).rsqrt()
-        dbeta, dgamma = torch.zeros_like(mean), torch.zeros_like(mean)
-        for g, x in row_blocks(dout, input):  # out of place: with `is_grads_batched`, dout alone is a batch of them
-            if needs_dx or needs_dbeta:
-                dbeta = dbeta + g.sum(dim=-2, keepdim=True, dtype=mean.dtype)
-            dgamma = dgamma + (g * (x - mean)).sum(dim=-2, keepdim=True) * rstd
+        dbeta = dgamma = 0
+        for g, x in row_blocks(dout, input):  # with `is_grads_batched`, dout alone is a batch of them: no `out`
+            dbeta = g.sum(dim=-2, keepdim=True, dtype=mean.dtype) + dbeta
+            dgamma = (g * x.to(mean.dtype)).sum(dim=-2, keepdim=True) + dgamma
+        dgamma = torch.addcmul(dgamma, mean, dbeta, value=-1) * rstd
         dx = None
         if needs_dx:
-            # dx = scale · dout + slope · (x − mean) + shift
+            # dx = scale · dout + slope · input + shift
             scale = gamma.to(mean.dtype) * rstd
-            shift, slope = -scale * dbeta / dout.shape[-2], -scale * rstd * dgamma / dout.shape[-2]
+            minus_mean = scale / -dout.shape[-2]
+            slope = minus_mean * rstd * dgamma
+            shift = torch.addcmul(minus_mean * dbeta, slope, mean, value=-1)
             dx = dout.new_empty(dout.shape, dtype=input.dtype)
             for g, x, block in row_blocks(dout, input, dx):
-                block.copy_(torch.addcmul(torch.addcmul(shift, x - mean, slope), g, scale))
+                block.copy_(torch.addcmul(shift, x, slope).addcmul_(g, scale))
         return dx, dgamma if needs_dgamma else None, dbeta if needs_dbeta else None
 
     @staticmethod
@@ -228,7 +234,7 @@ def statistics(input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean = block.mean(dim=-2, keepdim=True)
         counts.append(block.shape[-2])
         means.append(mean)
-        deviations.append((block - mean).square().sum(dim=-2, keepdim=True))
+        deviations.append((block - mean).square_().sum(dim=-2, keepdim=True))
     if len(counts) == 1:
         return means[0], deviations[0] / counts[0]
     n = means[0].new_tensor(counts).unsqueeze(1)

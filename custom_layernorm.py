@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import Function, FunctionCtx
 
-from normalisation import apply_to_batches, row_blocks, second_gradients, wide
+from normalisation import apply_to_batches, ask_once, row_blocks, second_gradients, wide
 
 
 class CustomLayerNorm(nn.Module):
@@ -71,6 +71,7 @@ class CustomLayerNormManualFunction(Function):
     """
 
     @staticmethod
+    @ask_once
     def forward(input: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
         """The output (n_batch, n_neurons) for input of the same shape, gamma and beta (n_neurons,)."""
         dtype = wide(input)
@@ -113,6 +114,7 @@ class CustomLayerNormManualBackward(Function):
     """The backward pass, as a Function of its own whose backward pass is by hand, too: second derivatives."""
 
     @staticmethod
+    @ask_once
     def forward(
         dout: torch.Tensor,
         input: torch.Tensor | None,
@@ -135,7 +137,7 @@ class CustomLayerNormManualBackward(Function):
         if needs_dx:
             dx, scale = dout.new_empty(dout.shape, dtype=input.dtype), gamma.to(dtype)
         dgammas, dbetas = [], []
-        # Out of place: with `is_grads_batched`, dout alone is a batch of them.
+        # No `out`: with `is_grads_batched`, dout alone is a batch of them.
         for g, x, block in row_blocks(dout, input, dx if needs_dx else input):
             x_hat, rstd = standardise(x, eps)
             if needs_dgamma:
@@ -145,7 +147,8 @@ class CustomLayerNormManualBackward(Function):
             if needs_dx:
                 dx_hat = scale * g
                 along = (x_hat * dx_hat).mean(dim=-1, keepdim=True)
-                block.copy_((dx_hat - torch.addcmul(dx_hat.mean(dim=-1, keepdim=True), x_hat, along)) * rstd)
+                shift = -rstd * dx_hat.mean(dim=-1, keepdim=True)
+                block.copy_(torch.addcmul(shift, dx_hat.addcmul_(x_hat, along, value=-1), rstd))
         if needs_dgamma:
             dgamma = torch.cat(dgammas, dim=-2).sum(dim=-2, keepdim=True)
         if needs_dbeta:
@@ -188,5 +191,6 @@ def standardise(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor
     """x_hat and 1 / √(var + eps), (..., n_batch, 1), of rows x, in float32 or wider."""
     x = x.to(wide(x))
     centred = x - x.mean(dim=-1, keepdim=True)
-    rstd = (centred.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    var = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square() / x.shape[-1]
+    rstd = (var + eps).rsqrt()
     return centred.mul_(rstd), rstd

@@ -7,12 +7,13 @@ this axis and nothing else; gamma and beta belong to the neurons in both.
 An array is (..., n_batch, n_neurons): axes before these two are batches of batches, as `torch.vmap` makes them.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.autograd.function import Function
 
-BLOCK = 2**17  # values, half a megabyte in float32: what is computed of a block is still in the cache when it is used
+BLOCK = 2**18  # values, 1 MB in float32: what is computed of a block is still in the cache when it is used
 
 # What `nn.BatchNorm1d` and `nn.LayerNorm` call the parameters; running statistics have the same names there.
 NATIVE_NAMES = {'gamma': 'weight', 'beta': 'bias'}
@@ -35,6 +36,12 @@ def wide(*tensors: torch.Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def ask_once(forward: Callable) -> Callable:
+    """Keeps the signature of a Function's forward pass, for which `apply` asks at each call: a tenth of a small one."""
+    forward.__signature__ = inspect.signature(forward)
+    return forward
 
 
 def row_blocks(*arrays: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -1,7 +1,7 @@
 """Times this project against what a user would otherwise pick, side by side, and prints the ratios.
 
     python -m benchmark --data_dir cifar10              # everything: results/benchmark.json and its figure at the end
-    python -m benchmark step batchnorm --repeats 5      # some of it: printed only
+    python -m benchmark step normalisation --repeats 5  # some of it: printed only
 
 The two sides of a pair do the same work on the same data, in the same data type, on the same number of threads. Run it
 from the project's root, on a machine that does nothing else; a run of everything takes hours.
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from benchmark.figure import plot
 from benchmark.loading import batches_root, load
 from benchmark.mlp_step import step
-from benchmark.normalisation import batchnorm
+from benchmark.normalisation import normalisation
 from benchmark.processes import committed_search, full_grid, grid, run
 from benchmark.ratios import Ratio, describe_environment, write_ratios
 from benchmark.scale import scale
@@ -27,7 +27,8 @@ from parsing import OneLineParser, one_line_errors
 
 # Each takes data_dir and repeats, whether or not it needs both.
 BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {
-    function.__name__: function for function in (step, run, trainer, batchnorm, load, convnet, grid, full_grid, scale)
+    function.__name__: function
+    for function in (step, run, trainer, normalisation, load, convnet, grid, full_grid, scale)
 }
 
 

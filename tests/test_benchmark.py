@@ -97,10 +97,12 @@ class CommandTest(unittest.TestCase):
 
     def test_some_benchmarks_are_printed_and_not_written(self) -> None:
         with temporary_directory() as directory:
-            status, out, _ = run_main('batchnorm', '--repeats', '1', '--output_dir', str(directory))
+            status, out, _ = run_main('normalisation', '--repeats', '1', '--output_dir', str(directory))
             self.assertEqual((status, files_under(directory)), (0, []))
-        self.assertRegex(out, r'\(4096, 1024\) +manual +/ native +\d+\.\d\d')
-        self.assertRegex(out, r'\(4096, 1024\) bytes saved +manual +/ native +1\.00 .*reached')
+        for kind in ('batch', 'layer'):
+            for ours in ('manual', 'numpy'):
+                self.assertRegex(out, rf'{kind} \(4096, 1024\) +{ours} +/ native +\d+\.\d\d')
+            self.assertRegex(out, rf'{kind} \(4096, 1024\) bytes kept +manual +/ native +1\.00 .*reached')
 
     def test_a_full_run_is_written_and_drawn_at_its_end(self) -> None:
         fakes = {name: mock.Mock(return_value=[RATIO._replace(benchmark=name)], __doc__='Of its kind.')

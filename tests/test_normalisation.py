@@ -129,6 +129,20 @@ class DerivativesTest(unittest.TestCase):
                 torch.testing.assert_close(ours(WIDTH)(x).double(), native(WIDTH).double()(x.double()),
                                            rtol=1e-3, atol=1e-3)  # fmt: skip
 
+    def test_rounding_is_of_the_order_of_pytorchs(self) -> None:
+        """Of output and gradients in float32, where the mean is near and where it dwarfs the deviations."""
+        for (ours, native), offset in itertools.product(PAIRS, (0, 1, 100, 1e4)):
+            x, dout = torch.randn(4096, WIDTH) + offset, torch.randn(4096, WIDTH) + 3
+            found = {}
+            for name, module in (('ours', ours(WIDTH)), ('native', native(WIDTH)), ('exact', native(WIDTH).double())):
+                leaf = x.to(next(module.parameters()).dtype).requires_grad_()
+                out = module(leaf)
+                found[name] = out, *torch.autograd.grad(out, [leaf, *module.parameters()], dout.to(out.dtype))
+            for name, our, their, exact in zip(('out', 'dx', 'dgamma', 'dbeta'), *found.values(), strict=True):
+                with self.subTest(f'{ours.__name__} {offset=} {name}'):
+                    ours_off, theirs_off = ((value - exact).abs().max().item() for value in (our, their))
+                    self.assertLess(ours_off, 5 * theirs_off + 1e-6 * exact.abs().max().item())
+
 
 class TransformsTest(unittest.TestCase):
     """Derivatives by every other entry point: a number that is silently wrong is worse than a refusal."""
