@@ -1132,24 +1132,37 @@ class ErrataTest(EquationTestCase):
         torch.testing.assert_close(gradient, x - self.t)
         self.assertGreater(gradient.abs().min(), 1e-6)
 
-    def test_errata_20_and_22_have_the_shapes_of_what_they_are_gradients_of(self) -> None:
-        through = torch.autograd.functional.jacobian(lambda x: self.dout @ x.relu(), self.x_tilde)
-        self.assertEqual(through.shape, (4,))
-        weight = torch.autograd.functional.jacobian(lambda W: self.dout @ (W @ self.x + self.b), self.W)
-        self.assertEqual(weight.shape, (4, 5))
+    def test_erratum_20_is_a_row(self) -> None:
+        """The product that the report writes down, of a row and a square matrix, and it is the gradient."""
+        product = self.dout[None] @ torch.diag((self.x_tilde > 0).double())
+        self.assertEqual(product.shape, (1, 4))
+        self.assert_jacobian(lambda x: self.dout @ x.relu(), self.x_tilde, product[0])
+
+    def test_erratum_22_has_the_weights_shape(self) -> None:
+        """In the shape that the report gives the gradient it cannot be taken from the weights; without the 1 it can."""
+        in_weight = torch.autograd.functional.jacobian(lambda W: W @ self.x + self.b, self.W)
+        as_told = torch.tensordot(self.dout[None], in_weight, dims=1)
+        self.assertEqual(as_told.shape, (1, 4, 5))
+        weight = self.W.clone()
+        with self.assertRaises(RuntimeError):
+            weight -= 0.1 * as_told
+        weight -= 0.1 * as_told[0]
+        self.assertLess(self.dout @ (weight @ self.x), self.dout @ (self.W @ self.x))
 
     def test_erratum_23_does_not_follow_from_a_matrix_of_ones(self) -> None:
         torch.testing.assert_close(self.dout @ torch.ones(4, 4), self.dout.sum().expand(4))
         self.assertGreater((self.dout @ torch.ones(4, 4) - self.dout).abs().max(), 0.1)
 
     def test_erratum_batch_shapes(self) -> None:
-        """Of 1.1 c: over a batch the parameters' gradients keep their shapes, and the others gain a row per example."""
-        tensors = [tensor.clone().requires_grad_() for tensor in (self.X, self.W, self.b)]
-        X_tilde = torch.nn.functional.linear(*tensors)
-        X_tilde.retain_grad()
-        X_tilde.relu().mean().backward()
-        shapes = [tuple(tensor.grad.shape) for tensor in (*tensors, X_tilde)]
-        self.assertEqual(shapes, [(6, 5), (4, 5), (4,), (6, 4)])
+        """Of 1.1 c: the examples' gradients in the biases, stacked, are none of the loss, a mean; their mean is."""
+        stacked, b = self.dY.numpy(), self.b.numpy()
+        mean_loss = lambda: float((stacked * (self.X @ self.W.T + self.b).numpy()).sum(axis=1).mean())  # noqa: E731
+        gradient = numerical_gradient(mean_loss, b, 1.0)
+        self.assertEqual((stacked.shape, gradient.shape), ((6, 4), (4,)))
+        with self.assertRaises(ValueError):
+            b -= 0.1 * stacked
+        np.testing.assert_allclose(gradient, stacked.mean(axis=0), atol=1e-8)
+        self.assertGreater(abs(gradient - stacked.sum(axis=0)).max(), 0.1)  # without the 1 / B
 
 
 def one_hot_rows(n: int, n_classes: int) -> torch.Tensor:

@@ -1,7 +1,9 @@
-"""What the tables compare: the committed records of our runs, and what the student's report prints.
+"""What the tables compare: the committed records of our runs, and what the student's report prints and records.
 
-Every function takes `root`, the directory that holds `results/`, and raises an OSError, a ValueError or a LookupError
-where these cannot be read.
+`root` is the directory that holds `results/`; where these cannot be read there is an OSError, a ValueError or a
+LookupError. The student has published the records behind that report, at
+https://github.com/sgraaf/uvadlc_practicals_2019 (commit 3cbafe2, assignment_1/output): `student_searches.csv` has the
+highest and the last test accuracy of each setting in them, `student_convnet.csv` the ConvNet's evaluations.
 """
 
 import csv
@@ -9,8 +11,9 @@ import json
 from pathlib import Path
 
 import compare_batch_norm
-from experiment import best_row, score
-from grid_search_results import BASE_NAME, Setting, by_setting, read_rows
+from experiment import Row, best_row, read_rows, score
+from grid_search_results import BASE_NAME, Setting, by_setting
+from grid_search_results import read_rows as read_search
 
 COLUMNS = ('train_acc', 'train_loss', 'test_acc', 'test_loss')
 # What the student's report prints: its Tables 1 and 2, and the accuracies in the text of its section 2.
@@ -32,9 +35,35 @@ def summary(root: Path, name: str) -> dict:
     return json.loads((root / f'results/{name}.json').read_text(encoding='utf-8'))
 
 
+def own_bests(rows: list[Row]) -> dict[str, Row]:
+    """For each column of the tables the row in which it is best: "best" as the student's report has it."""
+    return {column: (max if column.endswith('acc') else min)(rows, key=lambda row: row[column]) for column in COLUMNS}
+
+
+def evaluations(root: Path, name: str) -> list[Row]:
+    """The rows of the run `name`."""
+    return read_rows(root / f'results/{name}.csv')
+
+
+def student_searches() -> dict[str, dict[Setting, tuple[float, float]]]:
+    """Of both of the student's searches, `full` and `additional`: each setting's highest and last test accuracy."""
+    found: dict[str, dict[Setting, tuple[float, float]]] = {'full': {}, 'additional': {}}
+    with open(Path(__file__).with_name('student_searches.csv'), encoding='utf-8', newline='') as file:
+        for row in csv.DictReader(file):
+            setting = Setting(row['optimizer'], float(row['learning_rate']), int(row['batch_size']),
+                              row['dnn_hidden_units'], int(row['max_steps']))  # fmt: skip
+            found[row['search']][setting] = float(row['best_test_acc']), float(row['last_test_acc'])
+    return found
+
+
+def student_convnet() -> list[Row]:
+    """The evaluations of the student's ConvNet."""
+    return read_rows(Path(__file__).with_name('student_convnet.csv'))
+
+
 def searched(root: Path, name: str) -> dict[Setting, list[dict]]:
     """The rows of each setting of a search; `name` is what follows `BASE_NAME`, such as '_additional'."""
-    return by_setting(read_rows(root / f'results/{BASE_NAME}{name}.csv'))
+    return by_setting(read_search(root / f'results/{BASE_NAME}{name}.csv'))
 
 
 def compared(root: Path) -> list[dict]:

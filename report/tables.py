@@ -12,9 +12,9 @@ from pathlib import Path
 import compare_batch_norm
 from benchmark.ratios import read_ratios
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
-from grid_search_figures import describe, optimizer_title
+from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
 from metrics import confusion_matrix_to_metrics
-from report.claims import Finding, findings
+from report.claims import NAMED_BEST, Finding, findings, findings_on_size
 from report.equations import computed, numbered, tests
 from report.records import (
     COLUMNS,
@@ -22,8 +22,11 @@ from report.records import (
     STUDENT_ADDITIONAL_LAST,
     STUDENT_FULL_GRID,
     STUDENT_TABLES,
+    evaluations,
+    own_bests,
     picks,
     searched,
+    student_searches,
     summary,
 )
 
@@ -94,18 +97,19 @@ def duration(seconds: float) -> str:
 
 
 def best_and_last(root: Path, name: str) -> str:
-    """The layout of the student's Tables 1 and 2, with that report's numbers beside ours where it has them."""
+    """The student's Tables 1 and 2: each metric's own best and its last, that report's beside ours; and our pick."""
     ours, theirs = summary(root, name), STUDENT_TABLES.get(name)
-    header = ['data set', 'metric', f'best (step {ours["best"]["step"]})', f'last (step {ours["last"]["step"]})']
+    own = own_bests(evaluations(root, name))
     rows = []
     for column in COLUMNS:
         part, metric = column.split('_')
-        row = [{'train': 'training', 'test': 'test'}[part], {'acc': 'accuracy', 'loss': 'loss'}[metric]]
-        row += [f'{ours[which][column]:.3f}' for which in ('best', 'last')]
-        if theirs:
-            row += [f'{theirs[which][column]:.3f}' for which in ('best', 'last')]
-        rows.append(row)
-    return markdown(header + (['that report, best', 'that report, last'] if theirs else []), rows)
+        printed = [f'{theirs[which][column]:.3f}' for which in ('best', 'last')] if theirs else ['–', '–']
+        rows.append([{'train': 'training', 'test': 'test'}[part], {'acc': 'accuracy', 'loss': 'loss'}[metric],
+                     f'{own[column][column]:.3f} (step {own[column]["step"]})', printed[0],
+                     f'{ours["last"][column]:.3f}', printed[1], f'{ours["best"][column]:.3f}'])  # fmt: skip
+    header = ['data set', 'metric', 'its own best', 'that report', f'last (step {ours["last"]["step"]})', 'that report',
+              f'at the pick (step {ours["best"]["step"]})']  # fmt: skip
+    return markdown(header, rows)
 
 
 # The tables
@@ -215,6 +219,25 @@ def sweep(root: Path) -> str:
             for setting, row in sorted(best.items(), key=lambda item: item[0].learning_rate)]  # fmt: skip
     header = ['learning rate', 'best validation accuracy', 'at step', 'the run', 'test accuracy of the pick']
     return markdown(header, rows)
+
+
+@table
+def student_records(root: Path) -> str:
+    """What the records behind the student's report say of its searches."""
+    records = student_searches()
+    best = {setting: accuracy for setting, (accuracy, _) in records['full'].items()}
+    top: dict[tuple[float, str], float] = {}
+    for setting, accuracy in sorted(best.items(), key=lambda item: item[1]):
+        top[setting.learning_rate, setting.optimizer] = accuracy
+    table = [[f'{rate:g}', *(f'{top[rate, name]:.4f}' for name in OPTIMIZER_TITLES)] for rate in (2e-2, 2e-3, 2e-4)]
+    depths = ', '.join(f'{len(setting.widths)} layers {top:.4f} and {last:.4f}'
+                       for setting, (top, last) in records['additional'].items())  # fmt: skip
+    sizes = '. '.join(f'{word} networks do better {finding.numbers}'
+                      for word, finding in zip(('Wider', 'Deeper'), findings_on_size(best), strict=True))  # fmt: skip
+    return markdown(['learning rate', *map(optimizer_title, OPTIMIZER_TITLES)], table) + (
+        f'\nThe highest test accuracy of {len(best)} settings at each learning rate. Of the setting that is named as '
+        f'the best it is {best[NAMED_BEST]:.4f}. In the additional search highest and last are: {depths}. {sizes}.\n'
+    )
 
 
 @table

@@ -80,6 +80,8 @@ def main() -> int:
             while done < n_kills:
                 directory = Path(name) / str(runs)
                 killed = kill_until_done(directory, seconds, min(5, n_kills - done), first=done)
+                if killed == 0:  # it ended before its signal: the whole run was measured on a busier machine
+                    seconds *= 0.8
                 if contents(directory) != expected:
                     wrong += 1
                     print(f'run {runs}, killed {killed} times, left something else', file=sys.stderr)

@@ -14,8 +14,8 @@ from flags import defaults
 from grid_search_results import GRIDS, Setting, all_settings
 from report import checks, equations
 from report.__main__ import main
-from report.claims import findings
-from report.records import STUDENT_TABLES
+from report.claims import NAMED_BEST, findings
+from report.records import STUDENT_TABLES, student_convnet, student_searches
 from report.tables import LATER_NETWORKS, TABLES
 from tests.helpers import temporary_directory
 
@@ -100,7 +100,9 @@ def write_project(root: Path) -> None:
     (root / 'figures').mkdir()
     (root / 'figures/a.png').touch()
     for name in ('mlp_numpy', 'mlp_pytorch', 'convnet_pytorch'):
-        write_json(root / f'results/{name}.json', run_summary(name))
+        summary = run_summary(name)
+        write_json(root / f'results/{name}.json', summary)
+        write_csv(root / f'results/{name}.csv', [summary['best'], summary['last']])
     for name in LATER_NETWORKS:
         summary = run_summary(name)
         summary['best'] |= {'val_acc': 0.5}
@@ -158,7 +160,7 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(self.main('--check')[0], 0)
         self.assertEqual(self.main(), (0, '', ''))
         self.assertEqual((self.root / 'REPORT.md').read_text(), before)
-        self.assertIn('| training | accuracy | 0.525 | 0.390 | 0.525 | 0.390 |', before)
+        self.assertIn('| training | accuracy | 0.525 (step 1001) | 0.525 | 0.390 | 0.390 | 0.525 |', before)
         self.assertIn('| 0.4600 | 3000 | Adadelta | 0.0002 | 100 | 400,400,400 | 3000 |', before)
         self.assertIn('| 0.7000 | 3000 | **0.6900** |', before)  # of the one that is picked by validation alone
         self.assertEqual(before.count('**0.'), 2)
@@ -172,7 +174,7 @@ class ReportTest(unittest.TestCase):
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
-        self.replace('REPORT.md', '| training | accuracy | 0.525 |', '| training | accuracy | 0.999 |')
+        self.replace('REPORT.md', '| training | accuracy | 0.525 (', '| training | accuracy | 0.999 (')
         self.assert_fails(tables='REPORT.md: numpy_mlp out of date')
         self.assertEqual(self.main(), (0, 'REPORT.md: filled numpy_mlp\n', ''))
         self.assertEqual((self.root / 'REPORT.md').read_text(), before)
@@ -249,6 +251,10 @@ class ReportTest(unittest.TestCase):
             self.main()
             self.assert_fails(table_1=words)
             self.replace('results/mlp_numpy.json', new, old)
+        path = self.root / 'results/mlp_numpy.csv'
+        path.write_text(path.read_text() + '1101,0.526,2.0,0.1,2.0\n')  # best in one metric alone
+        self.main()
+        self.assert_fails(table_1='best train_acc is 0.526, printed is 0.525')
 
     def test_a_grid_that_is_not_whole(self) -> None:
         name = 'grid_search_mlp_pytorch_additional_validation'
@@ -281,10 +287,33 @@ class ReportTest(unittest.TestCase):
         self.replace('results/normalisation_mlp_pytorch.json', '"max_steps": 1000', '"max_steps": 20')
         self.assert_fails(comparison='its max_steps is 20, by default it is 1000')
 
-    def test_erratum_2(self) -> None:
+    def test_a_setting_in_both_searches(self) -> None:
         path = 'results/grid_search_mlp_pytorch_additional.csv'
         self.replace(path, '400,"400,400,400",3000,finished,1,', '400,"400,400,400",3000,finished,2,')
-        self.assert_fails(erratum_2='has other rows')
+        self.assert_fails(same_in_both_searches='has other rows')
+
+    def test_errata_that_the_records_do_not_bear_out(self) -> None:
+        """Each check of an erratum fails where the student's records are such that the report would be right."""
+        full, additional = (student_searches()[search] for search in ('full', 'additional'))
+        three, four, five = additional
+        as_told = {setting: (0.5192 if setting == NAMED_BEST else 0.2 + 1e-5 * sum(setting.widths)
+                             + 0.1 * (setting.learning_rate < 2e-3), 0.1) for setting in full}  # fmt: skip
+        depths = {three: (0.5311, 0.51), four: (0.52, 0.5247), five: (0.53, 0.52)}
+        whole = [row | {'train_acc': 0.3333} for row in student_convnet()]
+        for of_records, expected in (
+            ({'full': as_told, 'additional': additional}, {
+                'erratum_2_best': 'has it as well', 'erratum_2_rates': 'sgd is best at 0.0002; adam is best at 0.0002',
+                'erratum_2_size': 'wider networks consistently',
+            }),
+            ({'full': full, 'additional': depths}, {'erratum_2_depth': 'highest: 3 layers with 0.5311, not 4'}),
+        ):  # fmt: skip
+            with mock.patch.object(checks, 'student_searches', return_value=of_records):
+                for name, words in expected.items():
+                    self.assertIn(words, '; '.join(checks.CHECKS[name](self.root)))
+        with mock.patch.object(checks, 'student_convnet', return_value=whole):
+            complaints = '; '.join(checks.CHECKS['erratum_table_2'](self.root))
+        self.assertIn('best train_acc is 0.3333, printed is 0.844', complaints)
+        self.assertIn('a training accuracy is not a multiple of 1/32', complaints)
 
 
 class ClaimsTest(unittest.TestCase):
