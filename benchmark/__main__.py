@@ -17,10 +17,10 @@ from benchmark.figure import plot
 from benchmark.loading import batches_root, load
 from benchmark.mlp_step import step
 from benchmark.normalisation import normalisation
-from benchmark.processes import committed_search, full_grid, grid, run
+from benchmark.processes import grid, run
 from benchmark.ratios import Ratio, describe_environment, write_ratios
 from benchmark.scale import scale
-from benchmark.training import convnet, trainer
+from benchmark.training import augmentation, convnet, evaluation, trainer
 from experiment import check_output_dir, output_paths
 from flags import add_data_dir_flag, positive_int
 from parsing import OneLineParser, one_line_errors
@@ -28,7 +28,7 @@ from parsing import OneLineParser, one_line_errors
 # Each takes data_dir and repeats, whether or not it needs both.
 BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {
     function.__name__: function
-    for function in (step, run, trainer, normalisation, load, convnet, grid, full_grid, scale)
+    for function in (step, run, trainer, normalisation, load, augmentation, convnet, evaluation, grid, scale)
 }
 
 
@@ -56,7 +56,6 @@ def main() -> int:
             check_output_dir(flags.output_dir, 'benchmark')
             if not flags.names:  # what would end a run of everything ends it before the first hour, not after
                 batches_root(flags.data_dir)
-                committed_search()
             ratios = {}
             for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
                 tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')

@@ -53,7 +53,7 @@ def batches_root(data_dir: str) -> Path:
 
 
 def torchvision_loader(root: Path, batch_size: int, train: bool = True) -> torch.utils.data.DataLoader:
-    """CIFAR-10 as PyTorch's own examples read it, without the last batch of an epoch where that one is smaller.
+    """CIFAR-10 as PyTorch's own examples read it; for training in a new order each epoch, in whole batches alone.
 
     Raises:
         DataError: torchvision finds none, or one that is not the published one.
@@ -68,4 +68,4 @@ def torchvision_loader(root: Path, batch_size: int, train: bool = True) -> torch
         raise DataError(
             f'torchvision finds no intact CIFAR-10 at {root / BATCHES_FOLDER}: put it there, or name another --data_dir'
         ) from error
-    return torch.utils.data.DataLoader(data, batch_size, shuffle=True, drop_last=True)
+    return torch.utils.data.DataLoader(data, batch_size, shuffle=train, drop_last=train)

@@ -35,10 +35,10 @@ def over_sizes(repeats: int) -> list[Ratio]:
 
 
 def over_processes(where: list[str], directory: Path, repeats: int) -> list[Ratio]:
-    """An epoch of the PyTorch MLP on two processes, against one that has all cores; it writes into `directory`."""
+    """An epoch of the PyTorch MLP on two processes, against one that has all cores; they write into `directory`."""
 
     def epoch(n_processes: int) -> float:
-        """The seconds of an epoch, without the processes' start and the last evaluation's share of it."""
+        """The seconds of 125 steps and two evaluations, after the first step and after the last; no process's start."""
         args = ['train_mlp_pytorch.py', *where, '--max_steps', '125', '--batch_size', '400', '--eval_freq', '125',
                 '--dnn_hidden_units', '400,400,400']  # fmt: skip
         threads = str(torch.get_num_threads() // n_processes)
@@ -49,4 +49,4 @@ def over_processes(where: list[str], directory: Path, repeats: int) -> list[Rati
 
     turns = np.array([[epoch(2), epoch(1)] for _ in range(repeats)])
     seconds = {'two': turns[:, 0], 'one': turns[:, 1]}
-    return compare('scale', 'an epoch on two processes', seconds, 'two', {'one': None})
+    return compare('scale', 'an epoch and two evaluations', seconds, 'two', {'one': None})

@@ -17,8 +17,10 @@ import cifar10_utils
 from benchmark import __main__ as command
 from benchmark import loading, processes, student_mlp, training
 from benchmark.ratios import Ratio, compare, optional, read_ratios, take_turns, write_ratios
+from mlp_pytorch import MLP
 from parsing import FlagError
 from tests.helpers import NO_NETWORK, ROOT, files_under, run_script, temporary_directory
+from training_pytorch import DeviceData, evaluate
 
 RATIO = Ratio('scale', 'width 64 batch 256', 'ours', 'theirs', 0.5, 0.4, 0.6, 1.0, 0.9)
 
@@ -91,7 +93,6 @@ class CommandTest(unittest.TestCase):
         with (
             mock.patch.object(command, 'BENCHMARKS', fakes),
             mock.patch.object(command, 'batches_root'),
-            mock.patch.object(command, 'committed_search'),
         ):
             return run_main('--output_dir', str(directory), '--data_dir', 'there', '--repeats', '2')
 
@@ -129,22 +130,10 @@ class CommandTest(unittest.TestCase):
         with (
             temporary_directory() as directory,
             mock.patch.object(command, 'BENCHMARKS', {'step': fake}),
-            mock.patch.object(processes, 'ROOT', directory),
+            no_network(),
         ):
-            places = ('--data_dir', str(directory), '--output_dir', str(directory / 'out'))
-            with no_network():
-                status, _, err = run_main(*places)
-            self.assertEqual((status, 'no CIFAR-10 in' in err), (2, True))
-
-            search = directory / 'results/grid_search_mlp_pytorch.json'
-            search.parent.mkdir()
-            for text, word in ((None, 'cannot read the search'), ('{', 'cannot read the search'),
-                               ('{"machine": "an abacus"}', 'ran on an abacus, this is')):  # fmt: skip
-                if text is not None:
-                    search.write_text(text)
-                with mock.patch.object(command, 'batches_root'):
-                    status, _, err = run_main(*places)
-                self.assertEqual((status, word in err, err.count('\n')), (2, True, 1), err)
+            status, _, err = run_main('--data_dir', str(directory), '--output_dir', str(directory / 'out'))
+        self.assertEqual((status, 'no CIFAR-10 in' in err), (2, True))
         fake.assert_not_called()
 
     def test_bad_flags(self) -> None:
@@ -154,7 +143,7 @@ class CommandTest(unittest.TestCase):
             self.assertIn(word, err)
 
     def test_without_data_it_says_what_helps(self) -> None:
-        for name in ('load', 'convnet', 'run', 'grid', 'scale'):
+        for name in ('load', 'convnet', 'evaluation', 'run', 'grid', 'scale'):
             with temporary_directory() as directory, no_network():
                 status, _, err = run_main(name, '--data_dir', str(directory), '--output_dir', str(directory))
                 self.assertEqual((status, files_under(directory)), (2, []))
@@ -187,21 +176,78 @@ class LoadingTest(unittest.TestCase):
         def note(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
             drawn.append(x.mean().item())
 
-        def five_times_plain(actions: dict, *_: object, **__: object) -> dict[str, np.ndarray]:
-            for _ in range(5):
-                actions['plain']()
+        def plain_alone(actions: dict, *_: object, **__: object) -> dict[str, np.ndarray]:
+            actions['plain']()
             return {name: np.ones(1) for name in actions}
 
         with (
             mock.patch.object(training, 'batches_root'),
             mock.patch.object(training, 'torchvision_loader', return_value=epoch),
-            mock.patch('cifar10_utils.load', return_value=cifar10_utils.load('synthetic', '')),
-            mock.patch.object(training, 'take_turns', five_times_plain),
+            mock.patch.object(training, 'take_turns', plain_alone),
             mock.patch.object(training, 'plain_step', note),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            training.convnet('', 1)
-        self.assertEqual(drawn, [0, 1, 0, 1, 0])
+            training.convnet('there', 1)
+        self.assertEqual(drawn, 20 * [0, 1])
+
+
+class TrainingTest(unittest.TestCase):
+    """Both sides of a pair do the same work."""
+
+    def test_as_many_steps_on_both_sides(self) -> None:
+        steps = dict.fromkeys(('trainer', 'bare'), 0)
+
+        def ours(model: object, optimizer: object, images: object, labels: torch.Tensor, *_: object) -> tuple:
+            steps['trainer'] += 1
+            return torch.zeros(len(labels), 10), torch.zeros(())
+
+        def theirs(*_: object) -> None:
+            steps['bare'] += 1
+
+        def one_turn(actions: dict, *_: object) -> dict[str, np.ndarray]:
+            for action in actions.values():
+                action()
+            return {name: np.ones(1) for name in actions}
+
+        with (
+            mock.patch('training_pytorch.training_step', ours),
+            mock.patch('training_pytorch.evaluate', side_effect=AssertionError('an evaluation')),
+            mock.patch.object(training, 'plain_step', theirs),
+            mock.patch.object(training, 'take_turns', one_turn),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            training.trainer('', 1)
+        self.assertEqual(steps, {'trainer': 508, 'bare': 508})
+
+    def test_evaluations_of_the_same_images(self) -> None:
+        torch.manual_seed(0)
+        data = DeviceData(cifar10_utils.get_cifar10(dataset='synthetic', one_hot=False)['test'], torch.device('cpu'))
+        batches = [data.examples(part) for part in np.array_split(np.arange(data.data.num_examples), 7)]
+        model = MLP(3072, [8], 10)
+        np.testing.assert_allclose(
+            training.plain_evaluation(model, batches), evaluate(model, data, 'float32'), rtol=1e-5
+        )
+
+    def test_each_setting_is_trained_on_every_side_of_the_search(self) -> None:
+        calls = []
+        with (
+            mock.patch.object(processes, 'batches_root'),
+            mock.patch.object(processes, 'run_python', lambda *args, **environment: calls.append((args, environment))),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            ratios = processes.grid('there', 1)
+        self.assertEqual([ratio.theirs for ratio in ratios], ['in turn', 'side by side'])
+        (search, _), *alone = calls
+        values = processes.all_settings({
+            name: search[search.index(f'--{name}') + 1 :][: len(words)] for name, words in {
+                'dnn_hidden_units': '123', 'max_steps': '12', 'learning_rate': '1', 'batch_size': '12',
+                'optimizer': '123'}.items()})  # fmt: skip
+        expected = {tuple(f'--{name}={value}' for name, value in setting._asdict().items()) for setting in values}
+        threads = torch.get_num_threads()
+        for n, (part, each) in enumerate(((alone[:36], threads), (alone[36:], 1))):
+            self.assertEqual({args[-5:] for args, _ in part}, expected, n)
+            self.assertEqual([environment for _, environment in part], 36 * [{'OMP_NUM_THREADS': str(each)}])
 
 
 class StudentTest(unittest.TestCase):
