@@ -6,6 +6,7 @@ gradients, sums over the ranks give the loss and the accuracies, and rank 0 alon
 
 import argparse
 import contextlib
+import inspect
 import os
 import warnings
 from collections.abc import Collection
@@ -173,7 +174,8 @@ def make_optimizer(
     options: dict[str, object] = {'lr': learning_rate, 'weight_decay': 0.0}  # AdamW would have some by default
     if name == 'sgd':
         options |= {'momentum': momentum, 'nesterov': nesterov}
-    if name != 'adadelta' and next(model.parameters()).device.type != 'mps':
+    has_fused = 'fused' in inspect.signature(OPTIMIZERS[name]).parameters
+    if has_fused and next(model.parameters()).device.type != 'mps':
         options['fused'] = True
     if not weight_decay:
         return OPTIMIZERS[name](model.parameters(), **options)
