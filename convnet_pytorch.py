@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 POOL = 0
+SMALLEST_IMAGE = 17  # pixels: the five pools leave one place of an image from 17 to 32 pixels
 WIDTHS = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)
 
 
 class ConvNet(nn.Module):
-    """Class logits from images of 32×32.
+    """Class logits from images of 32×32, or of any size from 17×17 to that.
 
     Args:
         n_channels: the number of channels of an image, such as 3.
@@ -31,5 +32,5 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(channels, n_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits (n_batch, n_classes) for x (n_batch, n_channels, 32, 32)."""
+        """The logits (n_batch, n_classes) for x (n_batch, n_channels, size, size), size from 17 to 32."""
         return self.classifier(self.features(x).flatten(1))

@@ -1,4 +1,4 @@
-"""How the learning rate changes over a run: it may rise at the start (warm-up), and fall towards the end.
+"""What changes over a run: the learning rate, which may rise at first and fall towards the end, and the images' size.
 
     schedule = Schedule('triangular', warmup=0.2, max_steps=1500)
     [schedule.factor(step) for step in range(1500)]  # what the learning rate is multiplied by in each step
@@ -44,3 +44,23 @@ class Schedule(NamedTuple):
     def depends_on_length(self) -> bool:
         """Whether a longer run has other learning rates from the start."""
         return self.shape != 'constant' or self.warmup > 0
+
+
+class ImageSize(NamedTuple):
+    """The side of the images in each step of a run: small ones first, which take less time and show what is coarse.
+
+    Args:
+        small: of the small ones.
+        full: of the others.
+        share: of the steps in which they are small.
+        max_steps: the number of steps of the run.
+    """
+
+    small: int
+    full: int
+    share: float
+    max_steps: int
+
+    def at(self, step: int) -> int:
+        """The side in step `step`, counted from 0."""
+        return self.small if step < round(self.share * self.max_steps) else self.full

@@ -10,9 +10,9 @@ import torch
 
 from augmentation import VIEWS
 from cifar10_utils import IMAGE_SHAPE, N_CLASSES
-from convnet_pytorch import ConvNet
+from convnet_pytorch import SMALLEST_IMAGE, ConvNet
 from experiment import RunRecord
-from flags import add_checkpoint_flags, add_data_flags, add_run_flags, add_seed_flags, add_views_flag, defaults
+from flags import add_checkpoint_flags, add_data_flags, add_run_flags, add_seed_flags, add_views_flag, defaults, share
 from parsing import OneLineParser
 from script import main
 from training_pytorch import add_training_flags, train_model
@@ -29,7 +29,20 @@ def build_parser() -> OneLineParser:
     add_training_flags(parser, optimizer='adam')
     add_checkpoint_flags(parser)
     add_views_flag(parser, VIEWS)
+    parser.add_argument(
+        '--small_images', type=size_and_share, metavar='SIZE=SHARE',
+        help='train on images of SIZE pixels in the first SHARE of the steps, such as 20=0.6; they take less time',
+    )  # fmt: skip
     return parser
+
+
+def size_and_share(text: str) -> list[int | float]:
+    """The type of `--small_images`: `20=0.6` gives [20, 0.6]."""
+    size, _, part = text.partition('=')
+    least, most = SMALLEST_IMAGE, IMAGE_SHAPE[-1] - 1
+    if not (size.isascii() and size.isdigit() and least <= int(size) <= most and share(part) > 0):
+        raise argparse.ArgumentTypeError(f'must be a size from {least} to {most} and a share, got {text!r}')
+    return [int(size), share(part)]
 
 
 ARGUMENTS = {'n_channels': IMAGE_SHAPE[0], 'n_classes': N_CLASSES}
@@ -48,7 +61,15 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     """
     torch.manual_seed(flags.seed)
     return train_model(
-        SCRIPT, 'ConvNet in PyTorch', build_model(), ARGUMENTS, flags, defaults(build_parser()), output_dir, quiet
+        SCRIPT,
+        'ConvNet in PyTorch',
+        build_model(),
+        ARGUMENTS,
+        flags,
+        defaults(build_parser()),
+        output_dir,
+        quiet,
+        small_images=flags.small_images,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,7 +28,7 @@ from files import check_can_write
 from flags import add_optimizer_flags, add_pytorch_flags, check_same_flags
 from parsing import FlagError, OneLineParser
 from ranks import ALONE, Ranks, from_rank_0, join_ranks, pick_device, sum_over_ranks, together
-from schedules import SHAPES, Schedule
+from schedules import SHAPES, ImageSize, Schedule
 from script import load_data, run_length
 
 OPTIMIZERS = {
@@ -236,6 +236,7 @@ def train_model(
     quiet: bool = False,
     alone: bool = False,
     evaluate_after: Collection[int] = (),
+    small_images: tuple[int, float] | None = None,
 ) -> RunRecord:
     """Trains `model` in place as the flags say and returns the record of the run.
 
@@ -249,6 +250,7 @@ def train_model(
         quiet: no progress bar and no lines.
         alone: train in this process alone, even if torchrun started others.
         evaluate_after: numbers of steps after which to evaluate as well.
+        small_images: the side of small images, and the share of the steps in which the model is trained on those.
 
     Raises:
         DataError, FlagError: the data, the device or the checkpoint cannot be had.
@@ -270,6 +272,7 @@ def train_model(
     kept = average.module if average else model
     augmentation = Augmentation(flags.augment, sets['train'].num_examples, flags.seed)
     schedule = Schedule(flags.schedule, flags.warmup, max_steps)
+    image_size = ImageSize(small_images[0], IMAGE_SHAPE[-1], small_images[1], max_steps) if small_images else None
     all_flags = {**vars(flags), 'max_steps': max_steps, 'device': str(device)}
     checkpoint = checkpoint_path(flags.checkpoint, flags.seed if flags.seeds else None)
     with together(ranks):
@@ -288,10 +291,12 @@ def train_model(
         return record
     check_agreement(state.flags, start, ranks)
     announce(record, device, flags.precision, ranks)
-    if schedule.depends_on_length and state.former_length not in (None, max_steps):
+    if (schedule.depends_on_length or image_size) and state.former_length not in (None, max_steps):
         record.say(
             f'the schedule of {state.former_length} steps is now one of {max_steps}: the learning rate goes on at '
-            f'{flags.learning_rate * schedule.factor(start):.3g}, as if it had been so from the start'
+            f'{flags.learning_rate * schedule.factor(start):.3g}'
+            + (f' with images of {image_size.at(start)} pixels' if image_size else '')
+            + ', as if it had been so from the start'
         )
     scheduler = make_scheduler(optimizer, schedule, flags.learning_rate, start)
     if flags.compile:
@@ -309,6 +314,8 @@ def train_model(
             pixels, labels = data['train'].pixels_and_labels(ranks.share(indices))
             draws = ranks.share(augmentation.draw(indices, sets['train'].epochs_completed))
             images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
+            if image_size:
+                images = resized(images, image_size.at(step))
             seed_draws(device, seed_of_step(flags.seed, step, ranks))
             logits, loss_sum = training_step(
                 parallel, optimizer, images, labels, flags.precision, scale, flags.label_smoothing
@@ -326,6 +333,13 @@ def train_model(
                 if checkpoint is not None and ranks.rank == 0:
                     record.attempt(checkpoint, lambda path, n_done=step + 1: state.save(path, n_done))
     return record
+
+
+def resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Images (n, c, size, size), each pixel the mean of those that it covers, weighted by their nearness."""
+    if images.shape[-1] == size:
+        return images
+    return interpolate(images, size=(size, size), mode='bilinear', antialias=True)
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -18,6 +18,7 @@ import train_convnet_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
 import training_pytorch
+from convnet_pytorch import ConvNet
 from experiment import RunRecord
 from mlp_numpy import MLP
 from mlp_pytorch import MLP as TorchMLP
@@ -250,6 +251,51 @@ def stopping(*args):
 training_pytorch.training_step = stopping
 sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))
 """
+
+
+class SmallImagesTest(unittest.TestCase):
+    """A ConvNet that is trained on smaller images first."""
+
+    def sizes_seen(self, *args: str) -> list[int]:
+        """The sides of the images in the training steps of a run."""
+        seen = []
+        forward = ConvNet.forward
+
+        def note(model: ConvNet, images: torch.Tensor) -> torch.Tensor:
+            if model.training:
+                seen.append(images.shape[-1])
+            return forward(model, images)
+
+        with mock.patch.object(ConvNet, 'forward', note):
+            train(train_convnet_pytorch, '--batch_size', '4', *args)
+        return seen
+
+    def test_in_the_first_share_of_the_steps(self) -> None:
+        self.assertEqual(self.sizes_seen('--max_steps', '5', '--small_images', '20=0.6'), [20, 20, 20, 32, 32])
+        self.assertEqual(self.sizes_seen('--max_steps', '2'), [32, 32])
+
+    def test_a_run_that_goes_on(self) -> None:
+        args = ('--batch_size', '4', '--eval_freq', '2', '--small_images', '17=0.5')
+        whole = train(train_convnet_pytorch, *args, '--max_steps', '6')
+        with temporary_directory() as directory:
+            checkpoint = ('--checkpoint', str(directory / 'run.pt'))
+            train(train_convnet_pytorch, *args, '--max_steps', '3', *checkpoint)
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+                seen = train(train_convnet_pytorch, *args, '--max_steps', '6', *checkpoint, quiet=False)
+        self.assertIn('goes on at 0.0001 with images of 32 pixels, as if it had been so from the start', out.getvalue())
+        self.assertNotEqual(seen.rows[-1], whole.rows[-1])  # of the three steps it had taken, two had been small
+
+    def test_a_small_image_is_the_mean_of_the_large_one(self) -> None:
+        image = torch.arange(32.0).repeat(1, 1, 32, 1)
+        small = training_pytorch.resized(image, 20)
+        self.assertEqual(small.shape, (1, 1, 20, 20))
+        expected = (torch.arange(20) + 0.5) * 1.6 - 0.5  # the middles of its pixels, in those of the large one
+        torch.testing.assert_close(small[0, 0, 7, 1:-1], expected[1:-1], rtol=0, atol=0.1)
+        self.assertIs(training_pytorch.resized(image, 32), image)
+
+    def test_refused(self) -> None:
+        for words in ('20', '16=0.5', '32=0.5', '20=0', '20=1', 'x=0.5', '20=x', ''):
+            self.assertIn('--small_images: must be', refused(self, train_convnet_pytorch, f'--small_images={words}'))
 
 
 class ResumedTest(unittest.TestCase):
