@@ -235,6 +235,7 @@ class Evaluation:
                  'confidence': float(self.confidence[i])}
                 for i in self.surest_mistakes
             ],
+            'first_layer_std': float(self.network.first_weights.std()),
             'trained': {key: trained.get(key) for key in ('script', 'dataset', 'flags', 'row')},
             'versions': versions(),
             'machine': machine(),

@@ -5,6 +5,7 @@ Each of them takes `root`, the directory that holds `results/` and the documents
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,28 @@ def f_beta(root: Path) -> str:
     rows.append(['mean', *(f'{column.mean():.3f}' for column in columns)])
     header = ['class', 'precision', 'recall', *(f'F-beta, β = {beta}' for beta in ('0.1', '1', '10'))]
     return markdown(header, rows) + f'\nAccuracy {record["accuracy"]:.4f}.\n'
+
+
+@table
+def learnt(root: Path) -> str:
+    """What the report's networks confuse, how sure they are, and how far their first weights are from the start."""
+    networks = {
+        'mlp_numpy': ('NumPy MLP, default flags', 1e-4),
+        'mlp_pytorch_best': ('PyTorch MLP, the best of the 486', 1 / math.sqrt(3 * N_PIXELS)),
+        'convnet_pytorch': ('ConvNet, default flags', 1 / math.sqrt(3 * 3 * 3 * 3)),
+    }  # of the initial weights the standard deviation; PyTorch's are uniform up to 1 / √n_inputs
+    rows = []
+    for name, (title, initial_std) in networks.items():
+        record = summary(root, f'evaluate_{name}')
+        mistakes = sorted(((count, CLASSES[is_], CLASSES[said])
+                           for is_, counts in enumerate(record['confusion_matrix'])
+                           for said, count in enumerate(counts) if said != is_), reverse=True)  # fmt: skip
+        rows.append([title, f'{record["accuracy"]:.4f}', f'{record["calibration"]["expected_calibration_error"]:.3f}',
+                     ', '.join(f'{is_} as {said} {count}' for count, is_, said in mistakes[:4]),
+                     f'{initial_std:.4f}', f'{record["first_layer_std"]:.4f}'])  # fmt: skip
+    header = ['network, after its last step', 'test accuracy', 'calibration error', 'most frequent mistakes, of 1000',
+              'first weights: std at the start', 'at the end']  # fmt: skip
+    return markdown(header, rows)
 
 
 @table

@@ -205,6 +205,7 @@ class EvaluationTest(unittest.TestCase):
         self.assertEqual(summary['recorded_accuracy'], 0.25)
         self.assertAlmostEqual(summary['loss'], -logs[np.arange(200), classes].mean())
         self.assertEqual(np.sum(summary['confusion_matrix']), 200)
+        self.assertAlmostEqual(summary['first_layer_std'], found.network.first_weights.std())
         for c, name in enumerate(CLASSES):
             self.assertAlmostEqual(summary['recall'][c], (said[classes == c] == c).mean())
             self.assertAlmostEqual(summary['precision'][c], (classes[said == c] == c).mean())

@@ -109,6 +109,11 @@ def write_project(root: Path) -> None:
         write_json(root / f'results/{name}.json', summary | {'flags': {'dnn_hidden_units': [7], 'norm': 'none'}})
     matrix = [[9 if i == j else 1 for j in range(10)] for i in range(10)]
     write_json(root / 'results/evaluate_mlp_numpy_later.json', {'confusion_matrix': matrix, 'accuracy': 0.5})
+    for name in ('mlp_numpy', 'mlp_pytorch_best', 'convnet_pytorch'):
+        write_json(root / f'results/evaluate_{name}.json', {
+            'confusion_matrix': matrix, 'accuracy': 0.5, 'first_layer_std': 0.25,
+            'calibration': {'expected_calibration_error': 0.125},
+        })  # fmt: skip
     write_comparison(root)
     ratio = {'benchmark': 'step', 'case': '100', 'ours': 'ours', 'theirs': 'pytorch', 'ratio': 0.7, 'low': 0.6,
              'high': 0.8, 'measured': 0.01, 'at_most': 1.0}  # fmt: skip
@@ -165,6 +170,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| 0.7000 | 3000 | **0.6900** |', before)  # of the one that is picked by validation alone
         self.assertEqual(before.count('**0.'), 2)
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
+        self.assertIn('| ConvNet, default flags | 0.5000 | 0.125 | truck as ship 1, truck as horse 1, ', before)
+        self.assertIn(' | 0.1111 | 0.2500 |', before)
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
 
