@@ -32,7 +32,8 @@ def machine() -> str:
         known = first.get('flags', '').split()
         details += [flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if flag in known]
     forced = [f', {key}={os.environ[key]}' for key in ('OPENBLAS_CORETYPE', 'MKL_CBWR') if key in os.environ]
-    return f'{name}{" (" + ", ".join(details) + ")" if details else ""}, {usable_cores()} cores{"".join(forced)}'
+    cores = '1 core' if usable_cores() == 1 else f'{usable_cores()} cores'
+    return f'{name}{" (" + ", ".join(details) + ")" if details else ""}, {cores}{"".join(forced)}'
 
 
 def usable_cores() -> int:

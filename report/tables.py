@@ -13,6 +13,7 @@ from pathlib import Path
 import compare_batch_norm
 from benchmark.ratios import read_ratios
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
+from experiment import read_json, shaping, told_flags
 from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
 from metrics import confusion_matrix_to_metrics
 from report.claims import NAMED_BEST, Finding, findings, findings_on_size
@@ -39,6 +40,7 @@ LATER_FLAGS = (
 )
 LATER_NETWORKS = ('mlp_numpy_later', *(f'mlp_pytorch_later_{units}{norm}'
                   for units in ('128', '256-128', '512-256-128') for norm in ('', '_batch_norm')))  # fmt: skip
+SCRIPTS = {'mlp_numpy': 'NumPy MLP', 'mlp_pytorch': 'PyTorch MLP', 'convnet_pytorch': 'ConvNet'}
 TABLES: dict[str, Callable[[Path], str]] = {}
 
 
@@ -261,6 +263,24 @@ def student_records(root: Path) -> str:
         f'\nThe highest test accuracy of {len(best)} settings at each learning rate. Of the setting that is named as '
         f'the best it is {best[NAMED_BEST]:.4f}. In the additional search highest and last are: {depths}. {sizes}.\n'
     )
+
+
+@table
+def recipe_trials(root: Path) -> str:
+    """What each setting brings in short runs that hold out validation images, beside the recipe of each script."""
+    records = [read_json(path) for path in sorted((root / 'recipes/trials/results').glob('*.json'))]
+    bases = {record['script']: record for record in records if record['name'].endswith('_base')}
+    rows = []
+    for record in sorted(records, key=lambda record: (record['script'], -record['last']['val_acc'])):
+        base = bases[record['script']]
+        told = told_flags(shaping(record['flags']), shaping(base['flags'])).items()
+        rows.append([SCRIPTS[record['script']],
+                     ', '.join(f'{flag} {value}' for flag, value in told) or 'nothing',
+                     f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}',
+                     f'{record["seconds"] / record["flags"]["epochs"]:.1f}'])  # fmt: skip
+    header = ['network', 'what differs', 'validation accuracy', 'training accuracy of the last batch',
+              'seconds an epoch']  # fmt: skip
+    return markdown(header, rows)
 
 
 @table

@@ -233,6 +233,7 @@ class TrainingTest(unittest.TestCase):
         with (
             mock.patch.object(processes, 'batches_root'),
             mock.patch.object(processes, 'run_python', lambda *args, **environment: calls.append((args, environment))),
+            mock.patch.object(torch, 'get_num_threads', return_value=3),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
@@ -244,8 +245,7 @@ class TrainingTest(unittest.TestCase):
                 'dnn_hidden_units': '123', 'max_steps': '12', 'learning_rate': '1', 'batch_size': '12',
                 'optimizer': '123'}.items()})  # fmt: skip
         expected = {tuple(f'--{name}={value}' for name, value in setting._asdict().items()) for setting in values}
-        threads = torch.get_num_threads()
-        for n, (part, each) in enumerate(((alone[:36], threads), (alone[36:], 1))):
+        for n, (part, each) in enumerate(((alone[:36], 3), (alone[36:], 1))):
             self.assertEqual({args[-5:] for args, _ in part}, expected, n)
             self.assertEqual([environment for _, environment in part], 36 * [{'OMP_NUM_THREADS': str(each)}])
 

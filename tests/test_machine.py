@@ -41,7 +41,9 @@ class MachineTest(unittest.TestCase):
             mock.patch.object(machine.Path, 'read_text', side_effect=FileNotFoundError),
             mock.patch.object(machine.platform, 'processor', return_value='arm'),
         ):
-            self.assertRegex(machine.machine(), r'^arm, \d+ cores')
+            self.assertRegex(machine.machine(), r'^arm, \d+ cores?\b')
+            with mock.patch.object(machine, 'usable_cores', return_value=1):
+                self.assertRegex(machine.machine(), r'^arm, 1 core\b')
 
     def test_versions(self) -> None:
         versions = machine.versions()

@@ -114,6 +114,12 @@ def write_project(root: Path) -> None:
             'confusion_matrix': matrix, 'accuracy': 0.5, 'first_layer_std': 0.25,
             'calibration': {'expected_calibration_error': 0.125},
         })  # fmt: skip
+    flags = {'learning_rate': 0.1, 'augment': ['flip', 'shift=4'], 'epochs': 2, 'name': 'a name'}
+    for name, value, accuracy in (('base', 0.1, 0.5), ('half', 0.05, 0.25)):
+        write_json(root / f'recipes/trials/results/mlp_numpy_{name}.json', {
+            'name': f'mlp_numpy_{name}', 'script': 'mlp_numpy', 'flags': flags | {'learning_rate': value, 'name': name},
+            'last': {'val_acc': accuracy, 'train_acc': 0.625}, 'seconds': 30.0,
+        })  # fmt: skip
     write_comparison(root)
     ratio = {'benchmark': 'step', 'case': '100', 'ours': 'ours', 'theirs': 'pytorch', 'ratio': 0.7, 'low': 0.6,
              'high': 0.8, 'measured': 0.01, 'at_most': 1.0}  # fmt: skip
@@ -172,6 +178,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
         self.assertIn('| ConvNet, default flags | 0.5000 | 0.125 | truck as ship 1, truck as horse 1, ', before)
         self.assertIn(' | 0.1111 | 0.2500 |', before)
+        self.assertIn('| NumPy MLP | nothing | 0.5000 | 0.625 | 15.0 |\n'
+                      '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 15.0 |', before)  # fmt: skip
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
 
