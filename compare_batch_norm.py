@@ -218,6 +218,13 @@ def write(rows: list[dict[str, object]], flags: argparse.Namespace, dataset: str
     say('wrote ' + ', '.join(map(str, paths)))
 
 
+def write_part(records: list[tuple[Setting, RunRecord]], output_dir: str) -> None:
+    """Writes the CSV of the runs that a comparison has finished so far; that of a whole comparison stays."""
+    csv_path, json_path, _ = output_paths(output_dir, record_name(NAME, records[0][1].dataset))
+    if not json_path.exists():
+        write_csv(csv_path, [row_of(*run) for run in records])
+
+
 def tell(record: RunRecord) -> None:
     """Says in a line how a run ended."""
     if is_main_process():
@@ -250,14 +257,18 @@ def compare(flags: argparse.Namespace) -> int:
             if record.status != 'interrupted':
                 bar.update()
                 tell(record)
+                records.append((Setting(*(getattr(of_run, field) for field in Setting._fields)), record))
             return record
 
-        for setting in settings:
-            of_setting = train_seeds(trainer_flags(setting, flags), train)
-            if of_setting[-1].status == 'interrupted':
-                say('interrupted: every finished run is on disk, and the same command goes on')
-                return of_setting[-1].exit_status
-            records += [(setting, record) for record in of_setting]
+        try:
+            for setting in settings:
+                of_setting = train_seeds(trainer_flags(setting, flags), train)
+                if of_setting[-1].status == 'interrupted':
+                    say('interrupted: every finished run is on disk, and the same command goes on')
+                    return of_setting[-1].exit_status
+        finally:
+            if is_main_process() and 0 < len(records) < n_runs:
+                write_part(records, flags.output_dir)
     if is_main_process():
         write([row_of(*run) for run in records], flags, records[0][1].dataset)
     # A run that diverges is a result here.
