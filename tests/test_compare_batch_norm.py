@@ -171,6 +171,25 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertEqual(calls.call_count, 0)
         self.assertEqual((self.directory / f'results/{NAME}.csv').read_text(), rows)
 
+    def test_stopped_between_two_runs_it_leaves_the_rows_of_those_that_are_finished(self) -> None:
+        train, path = train_mlp_pytorch.train, self.directory / f'results/{NAME}.csv'
+
+        def stopped(flags: object, *args: object, **kwargs: object) -> experiment.RunRecord:
+            if (flags.norm, flags.learning_rate, flags.seed) == ('layer_manual', 0.1, 2):
+                raise KeyboardInterrupt
+            return train(flags, *args, **kwargs)
+
+        with mock.patch.object(train_mlp_pytorch, 'train', stopped):
+            self.assertEqual(self.main('--seeds', '1,2')[0], 130)
+            part = read_rows(path)
+            self.assertGreater(len(part), 0)
+            path.with_suffix('.json').write_text('{}')  # of a whole comparison
+            path.write_text('rows of it')
+            self.assertEqual(self.main('--seeds', '1,2')[0], 130)
+        self.assertEqual(path.read_text(), 'rows of it')
+        self.assertEqual(self.main('--seeds', '1,2')[0], 0)
+        self.assertEqual(read_rows(path)[: len(part)], part)
+
     def test_a_run_that_diverges_is_told_and_counts_as_chance(self) -> None:
         for _ in range(2):  # the second time beside its record
             status, out, _ = self.main('--seeds', '1', '--learning_rates', '0.002', '1e30')
