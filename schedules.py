@@ -9,6 +9,8 @@ This module never imports PyTorch.
 import math
 from typing import NamedTuple
 
+from parsing import FlagError
+
 # What is left of the learning rate when a share of the steps after the warm-up, from 0 to 1, is over.
 SHAPES = {
     'constant': lambda over: 1.0,
@@ -44,6 +46,12 @@ class Schedule(NamedTuple):
     def depends_on_length(self) -> bool:
         """Whether a longer run has other learning rates from the start."""
         return self.shape != 'constant' or self.warmup > 0
+
+
+def check_share(flag: str, share: float, max_steps: int) -> None:
+    """Raises a FlagError if a share of the steps, above 0, comes to none of them; `flag` is what asked for it."""
+    if share and not round(share * max_steps):
+        raise FlagError(f'{flag} does nothing in {max_steps} step(s): it is a share of them that comes to none')
 
 
 class ImageSize(NamedTuple):

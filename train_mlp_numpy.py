@@ -8,6 +8,8 @@ epoch's end. Pixels keep their scale of 0 to 255 and have the training set's mea
 
 import argparse
 import sys
+from collections.abc import Iterator
+from types import EllipsisType
 
 import numpy as np
 
@@ -32,7 +34,7 @@ from metrics import accuracy, confusion_matrix, confusion_matrix_to_metrics
 from mlp_numpy import ACTIVATIONS, MLP, NORMS
 from modules import INITS, CrossEntropyModule
 from parsing import OneLineParser
-from schedules import SHAPES, Schedule
+from schedules import SHAPES, Schedule, check_share
 from script import load_data, main, run_length
 
 # What other files take from here, some of it made in `metrics.py`.
@@ -42,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 SCRIPT = 'mlp_numpy'
+BLOCK = 2**16  # values of a parameter that are updated at once
 
 
 def build_parser() -> OneLineParser:
@@ -103,15 +106,29 @@ class SGD:
     def step(self) -> None:
         """One update of the parameters, in their own arrays, by the gradients of the last backward pass."""
         for place, (param, grad) in enumerate(self.mlp.params_and_grads()):
-            if self.weight_decay and param.ndim > 1:
-                grad = grad + self.weight_decay * param
-            if self.momentum:
-                velocity = self.velocities.setdefault(place, np.zeros_like(param))
-                velocity *= self.momentum
-                velocity += grad
-                grad = velocity
-            # An error, not silence, where a layer's parameter is no array and so cannot be changed in place.
-            np.subtract(param, self.learning_rate * grad, out=param)
+            decay = self.weight_decay if param.ndim > 1 else 0.0
+            if self.momentum and place not in self.velocities:
+                self.velocities[place] = np.zeros_like(param)
+            for rows in row_blocks(param):
+                change = grad[rows]
+                if decay:
+                    change = change + decay * param[rows]
+                if self.momentum:
+                    velocity = self.velocities[place][rows]
+                    velocity *= self.momentum
+                    velocity += change
+                    change = velocity
+                param[rows] -= self.learning_rate * change
+
+
+def row_blocks(array: np.ndarray) -> Iterator[slice | EllipsisType]:
+    """Indices of some rows at a time, or of all: what is computed of a block is still in the cache when it is used."""
+    if array.size <= BLOCK:
+        yield ...
+        return
+    n_rows = max(1, BLOCK * len(array) // array.size)
+    for start in range(0, len(array), n_rows):
+        yield slice(start, start + n_rows)
 
 
 def training_step(
@@ -160,6 +177,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     }  # fmt: skip
     mlp = MLP(**arguments, init=flags.init, rng=rng)
     optimizer = SGD(mlp, flags.learning_rate, flags.momentum, flags.weight_decay)
+    check_share(f'--warmup {flags.warmup:g}', flags.warmup, max_steps)
     schedule = Schedule(flags.schedule, flags.warmup, max_steps)
     augmentation = Augmentation(flags.augment, data['train'].num_examples, flags.seed)
     record = RunRecord(

@@ -28,7 +28,7 @@ from files import check_can_write
 from flags import add_optimizer_flags, add_pytorch_flags, check_same_flags
 from parsing import FlagError, OneLineParser
 from ranks import ALONE, Ranks, from_rank_0, join_ranks, pick_device, sum_over_ranks, together
-from schedules import SHAPES, ImageSize, Schedule
+from schedules import SHAPES, ImageSize, Schedule, check_share
 from script import load_data, run_length
 
 OPTIMIZERS = {
@@ -263,6 +263,9 @@ def train_model(
     max_steps, epoch_ends = run_length(
         flags.max_steps, flags.epochs, flags.batch_size, sets['train'].num_examples
     )  # fmt: skip
+    check_share(f'--warmup {flags.warmup:g}', flags.warmup, max_steps)
+    if small_images:
+        check_share('--small_images {}={:g}'.format(*small_images), small_images[1], max_steps)
     data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
     model.to(device)
     optimizer = make_optimizer(

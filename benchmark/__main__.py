@@ -1,15 +1,16 @@
 """Times this project against what a user would otherwise pick, side by side, and prints the ratios.
 
     python -m benchmark --data_dir cifar10              # everything: results/benchmark.json and its figure at the end
-    python -m benchmark step normalisation --repeats 5  # some of it: printed only
+    python -m benchmark step normalisation --repeats 5  # some of it; see `add_to`
 
 The two sides of a pair do the same work on the same data, in the same data type, on the same number of threads. Run it
-from the project's root, on a machine that does nothing else; a run of everything takes hours.
+from the project's root, on a machine that does nothing else; a run of everything takes about an hour.
 """
 
 import itertools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from benchmark.loading import batches_root, load
 from benchmark.mlp_step import step
 from benchmark.normalisation import normalisation
 from benchmark.processes import grid, run
-from benchmark.ratios import Ratio, describe_environment, write_ratios
+from benchmark.ratios import Ratio, describe_environment, read_ratios, write_ratios
 from benchmark.scale import scale
 from benchmark.training import augmentation, convnet, evaluation, trainer
 from experiment import check_output_dir, output_paths
@@ -40,8 +41,21 @@ def build_parser() -> OneLineParser:
     parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(BENCHMARKS)}; all without one')
     parser.add_argument('--repeats', type=positive_int, default=15, help='turns of each pair (fewer of long ones)')
     add_data_dir_flag(parser)
-    parser.add_argument('--output_dir', default='.', help='where results/ and figures/ go, after a run of everything')
+    parser.add_argument('--output_dir', default='.', help='where results/ and figures/ go')
     return parser
+
+
+def add_to(path: Path, environment: dict[str, object], ratios: dict[str, list[Ratio]]) -> dict[str, list[Ratio]] | None:
+    """The ratios of a run of everything in `path`, these in place of the former ones.
+
+    None where there is no such file, or it is of another machine, other versions or another number of repeats: then
+    nothing is written.
+    """
+    try:
+        former_environment, former = read_ratios(path)
+    except (OSError, ValueError):
+        return None
+    return {**former, **ratios} if former_environment == environment else None
 
 
 def main() -> int:
@@ -60,9 +74,12 @@ def main() -> int:
             for name in tqdm(flags.names or list(BENCHMARKS), unit='benchmark', disable=None):
                 tqdm.write(f'\n{name}: {BENCHMARKS[name].__doc__.splitlines()[0]}')
                 ratios[name] = BENCHMARKS[name](flags.data_dir, flags.repeats)
-            if not flags.names:
-                _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
-                write_ratios(json_path, describe_environment(flags.repeats), ratios)
+            _, json_path, png_path = output_paths(flags.output_dir, 'benchmark')
+            environment = describe_environment(flags.repeats)
+            if flags.names:
+                ratios = add_to(json_path, environment, ratios)
+            if ratios:
+                write_ratios(json_path, environment, ratios)
                 plot(list(itertools.chain(*ratios.values())), png_path)
                 print(f'wrote {json_path}, {png_path}')
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from pathlib import Path
 from files import atomic_file
 from parsing import OneLineParser
 from report.checks import CHECKS, failures
+from report.figure import plot_recipes
 from report.tables import DOCUMENTS, ReportError, fill
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ def main(root: Path = ROOT, args: list[str] | None = None) -> int:
                 with atomic_file(path) as file:
                     file.write(text.encode())
                 print(f'{path.name}: filled {", ".join(names)}')
+        plot_recipes(root, root / 'figures/recipes.png')
     except (OSError, ReportError) as error:
         parser.error(str(error))
     return 0

@@ -28,11 +28,28 @@ STUDENT_TABLES = {
     },
 }
 STUDENT_FULL_GRID, STUDENT_ADDITIONAL, STUDENT_ADDITIONAL_LAST = 0.5192, 0.5311, 0.5247
+SCRIPTS = {'mlp_numpy': 'NumPy MLP', 'mlp_pytorch': 'PyTorch MLP', 'convnet_pytorch': 'ConvNet'}
 
 
 def summary(root: Path, name: str) -> dict:
     """The JSON of the run `name`."""
     return json.loads((root / f'results/{name}.json').read_text(encoding='utf-8'))
+
+
+def recipe_runs(root: Path) -> list[dict]:
+    """The summaries of the recipes that were trained, in the order of SCRIPTS, each with its `title` and `runs`.
+
+    `runs` are the names of its seeds' runs; the title says the network, and what `--name` has behind `_recipe`.
+    """
+    found = []
+    for script, title in SCRIPTS.items():
+        for path in sorted((root / 'results').glob(f'{script}_recipe*.json')):
+            record = summary(root, path.stem)
+            if 'mean' in record and '_seed=' not in path.stem:
+                what = path.stem.removeprefix(f'{script}_').replace('_', ' ')
+                runs = [f'{path.stem}_seed={seed}' for seed in record['seeds']]
+                found.append({**record, 'title': f'{title}, {what}', 'runs': runs})
+    return found
 
 
 def own_bests(rows: list[Row]) -> dict[str, Row]:

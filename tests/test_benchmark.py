@@ -125,6 +125,24 @@ class CommandTest(unittest.TestCase):
         for fake in fakes.values():
             self.assertEqual(fake.call_args_list, 2 * [mock.call('there', 2)])
 
+    def test_a_part_measured_anew_takes_the_place_of_the_former(self) -> None:
+        fakes = {name: mock.Mock(return_value=[RATIO._replace(benchmark=name)], __doc__='Of its kind.')
+                 for name in command.BENCHMARKS}  # fmt: skip
+        with temporary_directory() as directory:
+            self.full_run(directory, fakes)
+            path = directory / 'results/benchmark.json'
+            fakes['load'].return_value = [RATIO._replace(benchmark='load', ratio=0.25)]
+            part = ('load', '--output_dir', str(directory), '--repeats', '2')
+            with mock.patch.object(command, 'BENCHMARKS', fakes):
+                self.assertEqual(run_main(*part)[0], 0)
+                merged = path.read_bytes()
+                self.assertEqual(run_main(*part[:-1], '3')[0], 0)
+                with mock.patch('benchmark.ratios.machine', return_value='another'):
+                    self.assertEqual(run_main(*part)[0], 0)
+            self.assertEqual(path.read_bytes(), merged)  # nothing is mixed with what was measured otherwise
+            ratios = read_ratios(path)[1]
+        self.assertEqual(list(ratios.items()), [(name, fake.return_value) for name, fake in fakes.items()])
+
     def test_a_full_run_that_cannot_end_does_not_begin(self) -> None:
         fake = mock.Mock(__doc__='Of its kind.')
         with (

@@ -22,6 +22,7 @@ from convnet_pytorch import ConvNet
 from experiment import RunRecord
 from mlp_numpy import MLP
 from mlp_pytorch import MLP as TorchMLP
+from parsing import FlagError
 from schedules import SHAPES, Schedule
 from tests.helpers import ROOT, read_rows, refused, small_stand_in, temporary_directory, torchrun
 from tests.test_numpy_training import torch_copy
@@ -128,6 +129,11 @@ class ScheduleTest(unittest.TestCase):
         with mock.patch.object(train_mlp_numpy.SGD, 'step', lambda sgd: (rates.append(sgd.learning_rate), ours(sgd))):
             train(train_mlp_numpy, *args)
         np.testing.assert_allclose(rates, expected)
+
+    def test_a_warm_up_of_no_step(self) -> None:
+        for script in (train_mlp_numpy, train_mlp_pytorch):
+            with self.assertRaisesRegex(FlagError, r'^--warmup 0.1 does nothing in 4 step'):
+                train(script, '--max_steps', '4', '--warmup', '0.1')
 
 
 class SmoothedLabelsTest(unittest.TestCase):
@@ -296,6 +302,8 @@ class SmallImagesTest(unittest.TestCase):
     def test_refused(self) -> None:
         for words in ('20', '16=0.5', '32=0.5', '20=0', '20=1', 'x=0.5', '20=x', ''):
             self.assertIn('--small_images: must be', refused(self, train_convnet_pytorch, f'--small_images={words}'))
+        with self.assertRaisesRegex(FlagError, r'^--small_images 20=0.1 does nothing in 4 step'):
+            train(train_convnet_pytorch, '--batch_size', '4', '--max_steps', '4', '--small_images', '20=0.1')
 
 
 class ResumedTest(unittest.TestCase):

@@ -120,6 +120,15 @@ def write_project(root: Path) -> None:
             'name': f'mlp_numpy_{name}', 'script': 'mlp_numpy', 'flags': flags | {'learning_rate': value, 'name': name},
             'last': {'val_acc': accuracy, 'train_acc': 0.625}, 'seconds': 30.0,
         })  # fmt: skip
+    last = {'test_acc': 0.675, 'test_views_acc': 0.7}
+    write_json(root / 'results/mlp_numpy_recipe.json', {
+        'script': 'mlp_numpy', 'machine': 'a machine', 'seeds': [1, 2], 'mean': {'last': last},
+        'std': {'last': {'test_acc': 0.0025, 'test_views_acc': 0.005}},
+    })  # fmt: skip
+    for seed, seconds in ((1, 600.0), (2, 720.0)):
+        write_json(root / f'results/mlp_numpy_recipe_seed={seed}.json', {'seconds': seconds})
+        rows = [{'step': 1, 'test_acc': 0.1, 'test_views_acc': 0.1}, {'step': 10, **last}]
+        write_csv(root / f'results/mlp_numpy_recipe_seed={seed}.csv', rows)
     write_comparison(root)
     ratio = {'benchmark': 'step', 'case': '100', 'ours': 'ours', 'theirs': 'pytorch', 'ratio': 0.7, 'low': 0.6,
              'high': 0.8, 'measured': 0.01, 'at_most': 1.0}  # fmt: skip
@@ -180,6 +189,11 @@ class ReportTest(unittest.TestCase):
         self.assertIn(' | 0.1111 | 0.2500 |', before)
         self.assertIn('| NumPy MLP | nothing | 0.5000 | 0.625 | 15.0 |\n'
                       '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 15.0 |', before)  # fmt: skip
+        recipe = 'NumPy MLP, recipe | 0.6750 ± 0.0025 | 0.7000 ± 0.0050 |'
+        self.assertIn(f'| {recipe} 2 | 0.4370 | 11 min | a machine |', before)
+        glance = (self.root / 'README.md').read_text()
+        self.assertIn('| NumPy MLP, recipe, last step | 0.6750 ± 0.0025 | – | – |', glance)
+        self.assertTrue((self.root / 'figures/recipes.png').exists())
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
 
