@@ -4,23 +4,26 @@ A check is a function under `@check`; it takes `root`, the directory that holds 
 each thing that is wrong. The unit tests look at none of these files, since a user's own runs write anew what is there.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import compare_batch_norm
-from experiment import is_finite, shaping
+from experiment import is_finite, shaping, told_flags
 from flags import defaults
 from grid_search_results import BASE_NAME, GRIDS, all_settings
 from report.claims import NAMED_BEST, findings_on_size
 from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import (
+    SCRIPTS,
     STUDENT_ADDITIONAL,
     STUDENT_ADDITIONAL_LAST,
     STUDENT_FULL_GRID,
     STUDENT_TABLES,
     compared,
     evaluations,
+    highest,
     own_bests,
     searched,
     student_convnet,
@@ -176,6 +179,25 @@ def later_networks(root: Path) -> Iterator[str]:
             yield f'{name} is {record["status"]} on {record["dataset"]}'
 
 
+@check
+def recipes(root: Path) -> Iterator[str]:
+    """A recipe's runs have the flags of its file, and are three or more, trained to their end on CIFAR-10."""
+    for script in SCRIPTS:
+        name = f'{script}_recipe'
+        if not (root / f'results/{name}.json').exists():
+            continue
+        parser = importlib.import_module(f'train_{script}').build_parser()
+        asked = told_flags(vars(parser.parse_args([f'@{root}/recipes/{script}.txt'])), defaults(parser))
+        seeds = summary(root, name)['seeds']
+        if len(seeds) < 3:
+            yield f'{name} has {len(seeds)} seeds'
+        for record in (summary(root, f'{name}_seed={seed}') for seed in seeds):
+            if (record['status'], record['dataset']) != ('finished', 'cifar10'):
+                yield f'{record["name"]} is {record["status"]} on {record["dataset"]}'
+            if (told := told_flags(record['flags'] | {'seed': defaults(parser)['seed']}, defaults(parser))) != asked:
+                yield f'{record["name"]} has the flags {told}, its file has {asked}'
+
+
 # The errata, those that rest on records; the others are tests of the equations
 
 
@@ -189,7 +211,7 @@ def same_in_both_searches(root: Path) -> Iterator[str]:
 @check
 def erratum_2_best(root: Path) -> Iterator[str]:
     """By the student's records the best of the 486 is another setting than the one that the report names."""
-    best = {setting: accuracy for setting, (accuracy, _) in student_searches()['full'].items()}
+    best = highest(student_searches()['full'])
     winner = max(best, key=best.get)
     if best[winner] != STUDENT_FULL_GRID:
         yield f'the highest accuracy is {best[winner]}, printed is {STUDENT_FULL_GRID}'
@@ -203,7 +225,8 @@ def erratum_2_best(root: Path) -> Iterator[str]:
 def erratum_2_rates(root: Path) -> Iterator[str]:
     """By the student's records neither SGD nor Adam is best at the smallest learning rate."""
     for name in ('sgd', 'adam'):
-        best = {setting: top for setting, (top, _) in student_searches()['full'].items() if setting.optimizer == name}
+        best = {setting: top for setting, top in highest(student_searches()['full']).items()
+                if setting.optimizer == name}  # fmt: skip
         if (rate := max(best, key=best.get).learning_rate) == min(setting.learning_rate for setting in best):
             yield f'{name} is best at {rate:g}'
 
@@ -222,7 +245,7 @@ def erratum_2_depth(root: Path) -> Iterator[str]:
 @check
 def erratum_2_size(root: Path) -> Iterator[str]:
     """By the student's records larger networks do not always do better."""
-    best = {setting: accuracy for setting, (accuracy, _) in student_searches()['full'].items()}
+    best = highest(student_searches()['full'])
     for finding in findings_on_size(best):
         if finding.holds:
             yield f'{finding.claim}: {finding.numbers}'

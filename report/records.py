@@ -73,6 +73,11 @@ def student_searches() -> dict[str, dict[Setting, tuple[float, float]]]:
     return found
 
 
+def highest(search: dict[Setting, tuple[float, float]]) -> dict[Setting, float]:
+    """Each setting's highest test accuracy, of one of the `student_searches`."""
+    return {setting: top for setting, (top, _) in search.items()}
+
+
 def student_convnet() -> list[Row]:
     """The evaluations of the student's ConvNet."""
     return read_rows(Path(__file__).with_name('student_convnet.csv'))

@@ -27,6 +27,7 @@ from report.records import (
     STUDENT_FULL_GRID,
     STUDENT_TABLES,
     evaluations,
+    highest,
     own_bests,
     picks,
     recipe_runs,
@@ -111,16 +112,18 @@ def duration(seconds: float) -> str:
 
 def best_and_last(root: Path, name: str) -> str:
     """The student's Tables 1 and 2: each metric's own best and its last, that report's beside ours; and our pick."""
-    ours, theirs = summary(root, name), STUDENT_TABLES.get(name)
+    ours, theirs = summary(root, name), STUDENT_TABLES.get(name, {})
     own = own_bests(evaluations(root, name))
     rows = []
     for column in COLUMNS:
         part, metric = column.split('_')
-        printed = [f'{theirs[which][column]:.3f}' for which in ('best', 'last')] if theirs else ['–', '–']
+        printed = {which: [f'{row[column]:.3f}'] for which, row in theirs.items()}
         rows.append([{'train': 'training', 'test': 'test'}[part], {'acc': 'accuracy', 'loss': 'loss'}[metric],
-                     f'{own[column][column]:.3f} (step {own[column]["step"]})', printed[0],
-                     f'{ours["last"][column]:.3f}', printed[1], f'{ours["best"][column]:.3f}'])  # fmt: skip
-    header = ['data set', 'metric', 'its own best', 'that report', f'last (step {ours["last"]["step"]})', 'that report',
+                     f'{own[column][column]:.3f} (step {own[column]["step"]})', *printed.get('best', []),
+                     f'{ours["last"][column]:.3f}', *printed.get('last', []),
+                     f'{ours["best"][column]:.3f}'])  # fmt: skip
+    that_report = ['that report'] if theirs else []
+    header = ['data set', 'metric', 'its own best', *that_report, f'last (step {ours["last"]["step"]})', *that_report,
               f'at the pick (step {ours["best"]["step"]})']  # fmt: skip
     return markdown(header, rows)
 
@@ -260,7 +263,7 @@ def sweep(root: Path) -> str:
 def student_records(root: Path) -> str:
     """What the records behind the student's report say of its searches."""
     records = student_searches()
-    best = {setting: accuracy for setting, (accuracy, _) in records['full'].items()}
+    best = highest(records['full'])
     top: dict[tuple[float, str], float] = {}
     for setting, accuracy in sorted(best.items(), key=lambda item: item[1]):
         top[setting.learning_rate, setting.optimizer] = accuracy

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import io
 import itertools
 import types
@@ -304,6 +305,23 @@ class SmallImagesTest(unittest.TestCase):
             self.assertIn('--small_images: must be', refused(self, train_convnet_pytorch, f'--small_images={words}'))
         with self.assertRaisesRegex(FlagError, r'^--small_images 20=0.1 does nothing in 4 step'):
             train(train_convnet_pytorch, '--batch_size', '4', '--max_steps', '4', '--small_images', '20=0.1')
+
+
+class RecipeTest(unittest.TestCase):
+    def test_each_is_a_command_under_its_own_name(self) -> None:
+        recipes = sorted((ROOT / 'recipes').glob('*.txt'))
+        self.assertTrue(recipes)
+        for path in recipes:
+            trainer = importlib.import_module(f'train_{path.stem}')
+            flags = parse(trainer, f'@{path}')
+            self.assertEqual(flags.name, f'{path.stem}_recipe')
+            command = f'python train_{path.stem}.py @recipes/{path.name}'
+            self.assertIn(command, path.read_text(encoding='utf-8').splitlines()[0])
+            if hasattr(flags, 'dnn_hidden_units'):
+                small = ('--dnn_hidden_units', '8,8', '--epochs', '5', '--batch_size', '500', '--precision', 'float32')
+                with small_stand_in():
+                    record = trainer.train(parse(trainer, f'@{path}', *small[: None if 'pytorch' in path.stem else -2]))
+                self.assertEqual((record.status, record.rows[-1]['step']), ('finished', 10))
 
 
 class ResumedTest(unittest.TestCase):

@@ -120,13 +120,17 @@ def write_project(root: Path) -> None:
             'name': f'mlp_numpy_{name}', 'script': 'mlp_numpy', 'flags': flags | {'learning_rate': value, 'name': name},
             'last': {'val_acc': accuracy, 'train_acc': 0.625}, 'seconds': 30.0,
         })  # fmt: skip
+    (root / 'recipes/mlp_numpy.txt').write_text('--momentum 0.9  # and no more\n')
     last = {'test_acc': 0.675, 'test_views_acc': 0.7}
     write_json(root / 'results/mlp_numpy_recipe.json', {
-        'script': 'mlp_numpy', 'machine': 'a machine', 'seeds': [1, 2], 'mean': {'last': last},
+        'script': 'mlp_numpy', 'machine': 'a machine', 'seeds': [1, 2, 3], 'mean': {'last': last},
         'std': {'last': {'test_acc': 0.0025, 'test_views_acc': 0.005}},
     })  # fmt: skip
-    for seed, seconds in ((1, 600.0), (2, 720.0)):
-        write_json(root / f'results/mlp_numpy_recipe_seed={seed}.json', {'seconds': seconds})
+    for seed, seconds in ((1, 600.0), (2, 660.0), (3, 720.0)):
+        write_json(root / f'results/mlp_numpy_recipe_seed={seed}.json', {
+            'name': f'seed {seed}', 'status': 'finished', 'dataset': 'cifar10', 'seconds': seconds,
+            'flags': {'momentum': 0.9, 'seed': seed},
+        })  # fmt: skip
         rows = [{'step': 1, 'test_acc': 0.1, 'test_views_acc': 0.1}, {'step': 10, **last}]
         write_csv(root / f'results/mlp_numpy_recipe_seed={seed}.csv', rows)
     write_comparison(root)
@@ -190,7 +194,7 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| NumPy MLP | nothing | 0.5000 | 0.625 | 15.0 |\n'
                       '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 15.0 |', before)  # fmt: skip
         recipe = 'NumPy MLP, recipe | 0.6750 ± 0.0025 | 0.7000 ± 0.0050 |'
-        self.assertIn(f'| {recipe} 2 | 0.4370 | 11 min | a machine |', before)
+        self.assertIn(f'| {recipe} 3 | 0.4370 | 11 min | a machine |', before)
         glance = (self.root / 'README.md').read_text()
         self.assertIn('| NumPy MLP, recipe, last step | 0.6750 ± 0.0025 | – | – |', glance)
         self.assertTrue((self.root / 'figures/recipes.png').exists())
@@ -200,6 +204,21 @@ class ReportTest(unittest.TestCase):
     def test_a_later_network_that_was_interrupted(self) -> None:
         self.replace('results/mlp_numpy_later.json', '"finished"', '"interrupted"')
         self.assert_fails(later_networks='mlp_numpy_later is interrupted on cifar10')
+
+    def test_recipes_that_are_not_their_files(self) -> None:
+        path = 'results/mlp_numpy_recipe_seed=2.json'
+        for old, new, words in (
+            ('0.9', '0.8', "seed 2 has the flags {'momentum': '0.8'}, its file has {'momentum': '0.9'}"),
+            ('finished', 'diverged', 'seed 2 is diverged on cifar10'),
+            ('cifar10', 'synthetic', 'seed 2 is finished on synthetic'),
+        ):
+            self.replace(path, old, new)
+            self.assert_fails(recipes=words)
+            self.replace(path, new, old)
+        self.replace('results/mlp_numpy_recipe.json', '    3\n', '')
+        self.replace('results/mlp_numpy_recipe.json', '2,\n', '2\n')
+        self.main()
+        self.assert_fails(recipes='mlp_numpy_recipe has 2 seeds')
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
