@@ -45,9 +45,10 @@ def train(trainer: types.ModuleType, *args: str, quiet: bool = True) -> RunRecor
 
 class SGDTest(unittest.TestCase):
     def test_it_is_pytorchs(self) -> None:
-        """With momentum and decay, of matrices alone, and a normalisation whose parameters are not."""
+        """With momentum and decay, of matrices alone; at once, and in blocks of two or three rows."""
         rng = np.random.RandomState(0)
-        for momentum, weight_decay in itertools.product((0.0, 0.9), (0.0, 0.1)):
+        for momentum, weight_decay, block in itertools.product((0.0, 0.9), (0.0, 0.1), (2**16, 15)):
+            self.enterContext(mock.patch.object(train_mlp_numpy, 'BLOCK', block))
             mlp = MLP(6, [7], 4, rng=rng, init='torch')
             theirs = torch_copy(mlp, [7])
             ours = train_mlp_numpy.SGD(mlp, 0.1, momentum, weight_decay)
