@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.ratios import Ratio
+from benchmark.ratios import Ratio, two_digits
 from plots import PALETTE, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def plot_pairs(axes: 'Axes', ratios: list[Ratio]) -> None:
                 colour = REACHED if ratio.ratio <= ratio.at_most else MISSED
                 axes.plot(ratio.ratio / ratio.at_most, y, 'o', color=colour, markersize=6, alpha=0.7)
             worst = max(cases, key=lambda ratio: ratio.ratio / ratio.at_most)
-            axes.text(1.01, y, f'{worst.ratio:.2f} ({worst.at_most:.3g})', transform=axes.get_yaxis_transform(),
+            axes.text(1.01, y, f'{two_digits(worst.ratio)} ({worst.at_most:.3g})', transform=axes.get_yaxis_transform(),
                       va='center', fontsize=9)  # fmt: skip
         y += 1.5
     axes.axvline(1, color='black', linewidth=1)
     axes.set_xscale('log', base=2)
     shares = [ratio.ratio / ratio.at_most for ratio in ratios]
     ticks = [2.0**k for k in range(math.floor(math.log2(min(shares))), math.ceil(math.log2(max(shares))) + 1)]
-    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+    axes.set_xticks(ticks, [f'{tick:g}' if tick >= 1 else f'1/{1 / tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks([at for at, _ in labels], [label for _, label in labels])
     axes.set_ylim(y - 0.5, -1)

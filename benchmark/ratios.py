@@ -45,11 +45,20 @@ class Ratio(NamedTuple):
         words = [] if self.at_most is None else ['reached' if self.ratio <= self.at_most else 'MISSED']
         return ', '.join(words + ['drowns in the noise'] * (self.low < 1 < self.high))
 
+    @property
+    def spread(self) -> str:
+        """The 10th and the 90th percentile."""
+        return f'{two_digits(self.low)} to {two_digits(self.high)}'
+
     def __str__(self) -> str:
         target = '' if self.at_most is None else f'(to reach: {self.at_most:.3g})'
-        spread = f'{self.low:.2f} to {self.high:.2f}'
-        pair = f'{self.case:<34}{self.ours:<16}/ {self.theirs:<22}'
-        return f'{pair}{self.ratio:6.2f}  {spread:<15}{target:<18}{self.verdict}'
+        pair = f'{self.case:<34} {self.ours:<16}/ {self.theirs:<22}'
+        return f'{pair}{two_digits(self.ratio):>6}  {self.spread:<15}{target:<18}{self.verdict}'
+
+
+def two_digits(number: float) -> str:
+    """A number with two digits after the point, or its first two where it is below 0.1."""
+    return f'{number:.2f}' if number >= 0.1 else f'{number:.2g}'
 
 
 # Measuring

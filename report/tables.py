@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import compare_batch_norm
-from benchmark.ratios import read_ratios
+from benchmark.ratios import read_ratios, two_digits
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
 from experiment import read_json, shaping, told_flags
 from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
@@ -360,12 +360,18 @@ def reproduce(root: Path) -> str:
 def benchmarks(root: Path) -> str:
     """Every measured pair that something was to be reached for, and what it was measured on."""
     environment, ratios = read_ratios(root / 'results/benchmark.json')
-    rows = [[name, ratio.case, f'{ratio.ours} / {ratio.theirs}', f'{ratio.ratio:.2f}',
-             f'{ratio.low:.2f} to {ratio.high:.2f}', f'{ratio.at_most:.3g}', ratio.verdict]
+    rows = [[name, ratio.case, f'{ratio.ours} / {ratio.theirs}', two_digits(ratio.ratio), ratio.spread,
+             f'{ratio.at_most:.3g}', ratio.verdict]
             for name, measured in ratios.items() for ratio in measured if ratio.at_most is not None]  # fmt: skip
     header = ['benchmark', 'case', 'pair', 'ratio', '10th to 90th percentile', 'to reach', 'verdict']
     libraries = ', '.join(f'{name} {number}' for name, number in environment['versions'].items())
-    return markdown(header, rows) + f'\nOn {environment["machine"]}, {environment["threads"]} threads; {libraries}.\n'
+    older, emulated = read_ratios(root / 'results/benchmark_without_bfloat16.json')
+    (emulated,) = (ratio for ratio in emulated['convnet'] if ratio.theirs == 'plain')
+    return markdown(header, rows) + (
+        f'\nOn {environment["machine"]}, {environment["threads"]} threads; {libraries}.\n'
+        f'On {older["machine"]}, a processor without instructions for bfloat16, the ConvNet in bfloat16 / plain was '
+        f'{two_digits(emulated.ratio)}.\n'
+    )
 
 
 @table

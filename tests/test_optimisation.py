@@ -319,9 +319,7 @@ class RecipeTest(unittest.TestCase):
             command = f'python train_{path.stem}.py @recipes/{path.name}'
             self.assertIn(command, path.read_text(encoding='utf-8').splitlines()[0])
             if hasattr(flags, 'dnn_hidden_units'):
-                small = ('--dnn_hidden_units', '8,8', '--epochs', '5', '--batch_size', '500', '--precision', 'float32')
-                with small_stand_in():
-                    record = trainer.train(parse(trainer, f'@{path}', *small[: None if 'pytorch' in path.stem else -2]))
+                record = train(trainer, f'@{path}', '--dnn_hidden_units', '8,8', '--epochs', '5')
                 self.assertEqual((record.status, record.rows[-1]['step']), ('finished', 10))
 
 

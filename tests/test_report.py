@@ -139,6 +139,10 @@ def write_project(root: Path) -> None:
     (root / 'results/benchmark.json').write_text(
         json.dumps({'machine': 'a machine', 'threads': 2, 'versions': {'numpy': '2'}, 'ratios': {'step': [ratio]}})
     )
+    emulated = ratio | {'theirs': 'plain', 'ratio': 9.0}
+    write_json(
+        root / 'results/benchmark_without_bfloat16.json', {'machine': 'another', 'ratios': {'convnet': [emulated]}}
+    )
     write_search(root, '', 'full')
     write_search(root, '_additional', 'additional')
     write_search(root, '_additional_validation', 'additional', validation=True)
@@ -198,6 +202,7 @@ class ReportTest(unittest.TestCase):
         glance = (self.root / 'README.md').read_text()
         self.assertIn('| NumPy MLP, recipe, last step | 0.6750 ± 0.0025 | – | – |', glance)
         self.assertTrue((self.root / 'figures/recipes.png').exists())
+        self.assertIn('On another, a processor without instructions for bfloat16, ', before)
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
 
