@@ -4,6 +4,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- /table -->`; NAME is one
 Each of them takes `root`, the directory that holds `results/` and the documents.
 """
 
+import importlib
 import itertools
 import math
 import re
@@ -15,6 +16,7 @@ import compare_batch_norm
 from benchmark.ratios import read_ratios, two_digits
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
 from experiment import read_json, shaping, told_flags
+from flags import defaults
 from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
 from metrics import confusion_matrix_to_metrics
 from report.claims import NAMED_BEST, Finding, findings, findings_on_size
@@ -280,19 +282,20 @@ def student_records(root: Path) -> str:
 
 @table
 def recipe_trials(root: Path) -> str:
-    """What each setting brings in short runs that hold out validation images, beside the recipe of each script."""
+    """What each setting brings in short runs that hold out validation images, beside a base for each script."""
     records = [read_json(path) for path in sorted((root / 'recipes/trials/results').glob('*.json'))]
     bases = {record['script']: record for record in records if record['name'].endswith('_base')}
     rows = []
     for record in sorted(records, key=lambda record: (record['script'], -record['last']['val_acc'])):
-        base = bases[record['script']]
-        told = told_flags(shaping(record['flags']), shaping(base['flags'])).items()
-        rows.append([SCRIPTS[record['script']],
-                     ', '.join(f'{flag} {value}' for flag, value in told) or 'nothing',
-                     f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}',
-                     f'{record["seconds"] / record["flags"]["epochs"]:.1f}'])  # fmt: skip
-    header = ['network', 'what differs', 'validation accuracy', 'training accuracy of the last batch',
-              'seconds an epoch']  # fmt: skip
+        base, flags = bases[record['script']], record['flags']
+        parser = importlib.import_module(f'train_{record["script"]}').build_parser()
+        told = told_flags(shaping(flags), defaults(parser) if record is base else shaping(base['flags']))
+        what = ', '.join(f'{flag} {value}' for flag, value in told.items())
+        rows.append([SCRIPTS[record['script']], f'the base: {what}' if record is base else what,
+                     f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}', flags['epochs'],
+                     f'{record["seconds"] / flags["epochs"]:.1f}'])  # fmt: skip
+    header = ['network', 'what differs from the base', 'validation accuracy', 'training accuracy of the last batch',
+              'epochs', 'seconds an epoch']  # fmt: skip
     return markdown(header, rows)
 
 

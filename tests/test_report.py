@@ -195,8 +195,9 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
         self.assertIn('| ConvNet, default flags | 0.5000 | 0.125 | truck as ship 1, truck as horse 1, ', before)
         self.assertIn(' | 0.1111 | 0.2500 |', before)
-        self.assertIn('| NumPy MLP | nothing | 0.5000 | 0.625 | 15.0 |\n'
-                      '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 15.0 |', before)  # fmt: skip
+        base = 'the base: learning_rate 0.1, epochs 2, augment flip,shift=4'
+        self.assertIn(f'| NumPy MLP | {base} | 0.5000 | 0.625 | 2 | 15.0 |\n'
+                      '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 2 | 15.0 |', before)  # fmt: skip
         recipe = 'NumPy MLP, recipe | 0.6750 ± 0.0025 | 0.7000 ± 0.0050 |'
         self.assertIn(f'| {recipe} 3 | 0.4370 | 11 min | a machine |', before)
         glance = (self.root / 'README.md').read_text()
