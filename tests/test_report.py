@@ -221,10 +221,6 @@ class ReportTest(unittest.TestCase):
             self.replace(path, old, new)
             self.assert_fails(recipes=words)
             self.replace(path, new, old)
-        self.replace('results/mlp_numpy_recipe.json', '    3\n', '')
-        self.replace('results/mlp_numpy_recipe.json', '2,\n', '2\n')
-        self.main()
-        self.assert_fails(recipes='mlp_numpy_recipe has 2 seeds')
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
