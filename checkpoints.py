@@ -310,6 +310,8 @@ def load_network(path: str | Path) -> LoadedNetwork:
         if outputs.shape != (1, len(CLASSES)) or network.description['classes'] != list(CLASSES):
             raise ValueError
         return network
+    except NetworkError as error:
+        raise NetworkError(f'{path} cannot be built again: {error}') from error
     except OSError as error:
         raise NetworkError(f'cannot read {path}: {error.strerror or error}') from error
     except Exception as error:  # of any kind: of structures, of types, of sizes
@@ -317,8 +319,14 @@ def load_network(path: str | Path) -> LoadedNetwork:
 
 
 def _network_class(description: dict[str, Any]) -> type:
-    module, name = NETWORKS[description['script']]
-    return getattr(importlib.import_module(module), name)
+    script = description['script']
+    if script not in NETWORKS:
+        raise NetworkError(f'NETWORKS in checkpoints.py has no line for {script!r}')
+    module, name = NETWORKS[script]
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise NetworkError(f'there is no {name} in {module}.py, which NETWORKS in checkpoints.py names') from error
 
 
 def _read_numpy(path: str | Path) -> LoadedNetwork:

@@ -227,8 +227,10 @@ class _ActivationAction(argparse.Action):
 
 def check_mlp(hidden_units: list[int], activation: str, neg_slope: float, dropout: float) -> None:
     """Raises a FlagError if one of these flags has nothing to do."""
-    if activation == 'elu' and neg_slope:
-        raise FlagError(f'--neg_slope {neg_slope:g} is of the rectifiers, and does nothing with --activation elu')
+    if activation not in ('relu', 'leaky_relu') and neg_slope:
+        raise FlagError(
+            f'--neg_slope {neg_slope:g} is of the rectifiers, and does nothing with --activation {activation}'
+        )
     for flag, is_set in {'activation': activation != 'relu', 'neg_slope': neg_slope, 'dropout': dropout}.items():
         if is_set and not hidden_units:
             raise FlagError(f'--{flag} does nothing without a hidden layer: see --dnn_hidden_units')

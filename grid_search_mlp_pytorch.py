@@ -55,6 +55,7 @@ from grid_search_results import (
     rows_of,
     search_name,
     searched_values,
+    what_is_left,
 )
 from machine import usable_cores
 from parsing import FlagError, OneLineParser
@@ -298,6 +299,8 @@ def search(flags: argparse.Namespace) -> None:
         if flags.dry_run:
             print_plan(settings, runs, results, flags.processes or usable(flags.device))
             return
+        if trains:
+            print(what_is_left(settings, runs), flush=True)
         failures = train_all(runs, flags, results) if trains and runs else []
         if results.rows:
             show(by_setting(results.rows), name, flags.dataset, flags.output_dir)

@@ -354,14 +354,19 @@ def only_writer(output_dir: str, name: str) -> Iterator[None]:
         lock.release()
 
 
+def what_is_left(settings: list[Setting], runs: list[Run]) -> str:
+    """How many settings are done, and how many runs the others need."""
+    n_left = sum(map(len, runs))
+    return f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}'
+
+
 def print_plan(settings: list[Setting], runs: list[Run], results: Results, n_processes: int) -> None:
     """Prints what is left to do, and how long it may take."""
     for run in runs:
         optimizer, learning_rate, batch_size, units, _ = run[0]
         steps = ','.join(str(setting.max_steps) for setting in run)
         print(f'{optimizer:<9} lr {learning_rate:<8g} batch {batch_size:<5} units {units:<20} steps {steps}')
-    n_left = sum(map(len, runs))
-    print(f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}')
+    print(what_is_left(settings, runs))
     if runs and (speed := results.speed()):
         hours = sum(arithmetic(run[-1]) for run in runs) / speed / n_processes / 3600
         print(f'time left on {n_processes} process(es), at the speed of the runs done: {hours:.2f} hours')

@@ -283,7 +283,7 @@ class ResultsTest(SearchTest):
         """Of the CSV `text` so many settings count as done, and the search makes it whole again."""
         (self.directory / CSV).write_text(text)
         self.assertEqual(self.n_done(), n_done)
-        self.assert_searches(*GRID)
+        self.assertIn(f'{n_done} of 16 settings are done', self.assert_searches(*GRID))
         self.assertEqual((self.directory / CSV).read_text(), self.whole)
 
     def test_any_order_of_rows_and_of_columns(self) -> None:

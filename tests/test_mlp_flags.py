@@ -15,6 +15,8 @@ import train_mlp_numpy
 import train_mlp_pytorch
 from checkpoints import load_network
 from experiment import RunRecord
+from flags import check_mlp
+from parsing import FlagError
 from tests.helpers import REAL_DATA, needs_real_data, only, read_rows, refused, small_stand_in, temporary_directory
 
 TRAINERS = (train_mlp_numpy, train_mlp_pytorch)
@@ -70,6 +72,8 @@ class FlagsTest(unittest.TestCase):
         for trainer in TRAINERS:
             said = refused(self, trainer, '--activation', 'elu', '--neg_slope', '0.1')
             self.assertIn('--neg_slope 0.1 is of the rectifiers', said)
+            with self.assertRaisesRegex(FlagError, 'does nothing with --activation tanh'):  # or any other that is added
+                check_mlp([10], 'tanh', 0.1, 0.0)
             for flag, value in (('activation', 'elu'), ('neg_slope', '0.1'), ('dropout', '0.1')):
                 self.assertIn(
                     f'--{flag} does nothing without a hidden layer', refused(self, trainer, *none, f'--{flag}', value)

@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 
+import checkpoints
 import experiment
 import files
 import flags
@@ -556,6 +557,20 @@ class KeptNetworkTest(unittest.TestCase):
         for name in ('none.npz', 'none.txt'):
             with self.assertRaises(NetworkError):
                 load_network(self.directory / name)
+
+    def test_a_network_that_nobody_has_made_known(self) -> None:
+        self.train('--name', 'good')
+        path = self.directory / 'networks/good.npz'
+        for networks, words in (
+            ({}, "cannot be built again: NETWORKS in checkpoints.py has no line for 'mlp_numpy'"),
+            ({'mlp_numpy': ('mlp_numpy', 'Mlp')}, 'there is no Mlp in mlp_numpy.py'),
+            ({'mlp_numpy': ('mlp_nympy', 'MLP')}, 'there is no MLP in mlp_nympy.py'),
+        ):
+            with (
+                mock.patch.dict(checkpoints.NETWORKS, networks, clear=True),
+                self.assertRaisesRegex(NetworkError, words),
+            ):
+                load_network(path)
 
     def test_no_code_is_run_from_a_file(self) -> None:
         trace = self.directory / 'trace'
