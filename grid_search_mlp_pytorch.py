@@ -299,7 +299,7 @@ def search(flags: argparse.Namespace) -> None:
         if flags.dry_run:
             print_plan(settings, runs, results, flags.processes or usable(flags.device))
             return
-        if trains:
+        if trains and results.rows:
             print(what_is_left(settings, runs), flush=True)
         failures = train_all(runs, flags, results) if trains and runs else []
         if results.rows:
