@@ -106,7 +106,7 @@ class SGD:
     def step(self) -> None:
         """One update of the parameters, in their own arrays, by the gradients of the last backward pass."""
         for place, (param, grad) in enumerate(self.mlp.params_and_grads()):
-            decay = self.weight_decay if param.ndim > 1 else 0.0
+            decay = self.weight_decay if np.ndim(param) > 1 else 0.0
             if self.momentum and place not in self.velocities:
                 self.velocities[place] = np.zeros_like(param)
             for rows in row_blocks(param):
@@ -118,12 +118,13 @@ class SGD:
                     velocity *= self.momentum
                     velocity += change
                     change = velocity
+                # An error, not silence, where a layer's parameter is no array and so cannot be changed in place.
                 param[rows] -= self.learning_rate * change
 
 
 def row_blocks(array: np.ndarray) -> Iterator[slice | EllipsisType]:
     """Indices of some rows at a time, or of all: what is computed of a block is still in the cache when it is used."""
-    if array.size <= BLOCK:
+    if np.size(array) <= BLOCK:
         yield ...
         return
     n_rows = max(1, BLOCK * len(array) // array.size)

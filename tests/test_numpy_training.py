@@ -231,7 +231,7 @@ class SGDTest(unittest.TestCase):
         mlp, scale = self.mlp([7]), ScaleModule()
         scale.params['scale'] = 1.0
         mlp.modules.insert(1, scale)
-        with self.assertRaises(AttributeError):
+        with self.assertRaises(TypeError):
             train_mlp_numpy.training_step(mlp, train_mlp_numpy.SGD(mlp, 0.1), *self.batch())
 
 
