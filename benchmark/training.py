@@ -21,7 +21,7 @@ from benchmark.loading import batches_root, torchvision_loader
 from benchmark.mlp_step import LEARNING_RATE, plain_step
 from benchmark.ratios import Action, Ratio, compare, take_turns
 from cifar10_utils import N_CLASSES, N_PIXELS
-from convnet_pytorch import ConvNet
+from convnet_pytorch import ConvNet, Convolution3x3
 from mlp_pytorch import MLP as TorchMLP
 from training_pytorch import DeviceData, make_optimizer
 
@@ -73,7 +73,7 @@ def convnet(data_dir: str, repeats: int) -> list[Ratio]:
     n_steps, root = 40, batches_root(data_dir)
     parser_flags = partial(script_flags, train_convnet_pytorch, n_steps, data_dir=data_dir, dataset='cifar10')
     torch.manual_seed(0)
-    model = ConvNet(3, N_CLASSES)
+    model = with_library_convolutions(ConvNet(3, N_CLASSES))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     batches = endless(torchvision_loader(root, 32))
     actions = {'float32': partial(train_without_evaluation, train_convnet_pytorch, parser_flags()),
@@ -90,6 +90,14 @@ def convnet(data_dir: str, repeats: int) -> list[Ratio]:
         tqdm.write(f'{name}: {32 * n_steps / np.median(turns):.0f} images/s')
     case = f'{n_steps} steps, batch 32'
     return [ratio for name, targets in at_most.items() for ratio in compare('convnet', case, seconds, name, targets)]
+
+
+def with_library_convolutions(model: ConvNet) -> ConvNet:
+    """The network out of PyTorch's own layers alone, as a textbook writes it."""
+    for i, layer in enumerate(model.features):
+        if isinstance(layer, Convolution3x3):
+            model.features[i] = nn.Conv2d(layer.in_channels, layer.out_channels, kernel_size=3, padding=1)
+    return model
 
 
 def has_bfloat16() -> bool:
@@ -121,12 +129,14 @@ def evaluation(data_dir: str, repeats: int) -> list[Ratio]:
     ratios, root = [], batches_root(data_dir)
     data = DeviceData(cifar10_utils.get_cifar10(data_dir, one_hot=False)['test'], torch.device('cpu'))
     batches = torchvision_loader(root, 128, train=False)
-    for name, model in (
-        ('MLP', TorchMLP(N_PIXELS, [100], N_CLASSES)),
-        ('ConvNet', train_convnet_pytorch.build_model()),
+    mlp = TorchMLP(N_PIXELS, [100], N_CLASSES)
+    plain_convnet = with_library_convolutions(ConvNet(3, N_CLASSES)).to(memory_format=torch.channels_last)
+    for name, model, plain in (
+        ('MLP', mlp, mlp),
+        ('ConvNet', train_convnet_pytorch.build_model(), plain_convnet),
     ):
         actions = {'ours': partial(training_pytorch.evaluate, model, data, 'float32'),
-                   'plain': partial(plain_evaluation, model, batches)}  # fmt: skip
+                   'plain': partial(plain_evaluation, plain, batches)}  # fmt: skip
         seconds = take_turns(actions, max(3, repeats // 3))
         ratios += compare('evaluation', f'{name}, 10,000 images', seconds, 'ours', {'plain': 1.0})
     return ratios

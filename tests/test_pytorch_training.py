@@ -23,7 +23,7 @@ import train_mlp_pytorch
 import training_pytorch
 from checkpoints import load_network
 from cifar10_utils import get_cifar10
-from convnet_pytorch import ConvNet
+from convnet_pytorch import LARGEST_PRODUCT, ConvNet, Convolution3x3
 from mlp_pytorch import MLP as TorchMLP
 from parsing import FlagError
 from tests.helpers import ROOT, only, read_rows, refused, small_stand_in, temporary_directory, torchrun
@@ -80,12 +80,31 @@ class TorchNetworksTest(unittest.TestCase):
         ]  # fmt: skip
         self.assertEqual(shapes, expected)
         kinds = [type(layer).__name__ for layer in model.features]
-        block, pool = ['Conv2d', 'BatchNorm2d', 'ReLU'], ['MaxPool2d']
+        block, pool = ['Convolution3x3', 'BatchNorm2d', 'ReLU'], ['MaxPool2d']
         stages = (1, 1, 2, 2, 2)
         self.assertEqual(kinds, [kind for n_blocks in stages for kind in block * n_blocks + pool])
         logits = model(torch.randn(1, 3, 32, 32))
         self.assertEqual(logits.shape, (1, 10))
         self.assertLess(logits.min(), 0)  # no probabilities yet
+
+    def test_convolution_is_the_library_s(self) -> None:
+        for height, width in ((1, 1), (2, 2), (3, 3), (2, 4), (LARGEST_PRODUCT, LARGEST_PRODUCT), (4, 5), (6, 6)):
+            torch.manual_seed(0)
+            ours = Convolution3x3(5, 7).double()
+            library = torch.nn.Conv2d(5, 7, kernel_size=3, padding=1).double()
+            library.load_state_dict(ours.state_dict())
+            x, gradient = torch.randn(3, 5, height, width).double(), torch.randn(3, 7, height, width).double()
+            seen = []
+            for layer in (ours, library):
+                copy = x.clone().requires_grad_()
+                out = layer(copy)
+                out.backward(gradient)
+                seen.append((out, copy.grad, layer.weight.grad, layer.bias.grad))
+            with self.subTest(height=height, width=width):
+                for mine, theirs in zip(*seen, strict=True):
+                    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+            laid_out = ours.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+            self.assertTrue(laid_out.is_contiguous(memory_format=torch.channels_last))
 
     def test_convnet_in_bfloat16(self) -> None:
         torch.manual_seed(0)
