@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -75,7 +76,7 @@ def check_network(url: str, timeout: float) -> None:
     except queue.Empty:
         error = TimeoutError(f'no answer within {timeout:g} s')
     if error is not None:
-        raise OSError(f'{url}: {one_line(error)}')
+        raise OSError(one_line(error))
 
 
 def obtain(data_dir: Path, check: Check = check_network) -> Path:
@@ -223,7 +224,7 @@ def download(data_dir: Path, check: Check = check_network) -> Path:
                 data_dir.rmdir()
         raise DownloadError(
             f'no CIFAR-10 in {data_dir}, and the download failed ({one_line(error)}): put {ARCHIVE} '
-            f'(MD5 {ARCHIVE_MD5}) from {" or ".join(URLS)} into {data_dir}, or name a directory that '
+            f'(MD5 {ARCHIVE_MD5}) from {URLS[0]} into {data_dir}, or name a directory that '
             f'holds it or {BATCHES_FOLDER} with --data_dir, or use --dataset synthetic'
         ) from error
     return archive
@@ -257,7 +258,10 @@ def _answering(check: Check) -> list[str]:
         errors = dict(zip(URLS, threads.map(ask, URLS), strict=True))
     urls = [url for url, error in errors.items() if error is None]
     if not urls:
-        raise OSError('; '.join(dict.fromkeys(map(one_line, errors.values()))))
+        hosts: dict[str, list[str]] = {}
+        for url, error in errors.items():
+            hosts.setdefault(one_line(error), []).append(urlsplit(url).netloc)
+        raise OSError('; '.join(f'{", ".join(of_error)}: {error}' for error, of_error in hosts.items()))
     return urls
 
 
