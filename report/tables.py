@@ -288,9 +288,11 @@ def recipe_trials(root: Path) -> str:
     rows = []
     for record in sorted(records, key=lambda record: (record['script'], -record['last']['val_acc'])):
         base, flags = bases[record['script']], record['flags']
-        parser = importlib.import_module(f'train_{record["script"]}').build_parser()
-        told = told_flags(shaping(flags), defaults(parser) if record is base else shaping(base['flags']))
-        what = ', '.join(f'{flag} {value}' for flag, value in told.items())
+        if record is base:
+            others = defaults(importlib.import_module(f'train_{record["script"]}').build_parser())
+        else:
+            others = shaping(base['flags'])
+        what = ', '.join(f'{flag} {value}' for flag, value in told_flags(shaping(flags), others).items())
         rows.append([SCRIPTS[record['script']], f'the base: {what}' if record is base else what,
                      f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}', flags['epochs'],
                      f'{record["seconds"] / flags["epochs"]:.1f}'])  # fmt: skip
