@@ -26,7 +26,7 @@ from augmentation import Augmentation
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord
 from files import atomic_file, regular_path
-from flags import PLACE_FLAGS, by_present_names, check_same_flags
+from flags import LENGTH_FLAGS, PLACE_FLAGS, by_present_names, check_same_flags
 from modules import CrossEntropyModule
 from parsing import FlagError
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 # Examples at a time, wherever a network is evaluated: more would fall out of the processor's cache, and another number
 # may round otherwise.
 EVALUATION_BATCH = 200
-LENGTH_FLAGS = {'max_steps', 'epochs', 'eval_freq'}  # a run is the beginning of every longer one
 
 
 def check_archive(path: str | Path) -> None:

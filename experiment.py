@@ -26,7 +26,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from files import check_can_write, write_csv, write_json
-from flags import MAX_NAME, PLACE_FLAGS, by_present_names, check_same_flags
+from flags import LENGTH_FLAGS, MAX_NAME, PLACE_FLAGS, by_present_names, check_same_flags
 from machine import machine, versions
 from parsing import FlagError, one_line
 from plots import plot_curves
@@ -67,10 +67,15 @@ def shaping(flags: dict[str, object]) -> dict[str, object]:
     return {flag: value for flag, value in flags.items() if flag not in PLACE_FLAGS}
 
 
-def same_but_for_the_seed(flags: dict[str, object], others: dict[str, object]) -> bool:
-    """Whether two runs differ in nothing that shapes their results, or in their seeds alone."""
-    flags, others = (shaping(by_present_names(either)) for either in (flags, others))
-    return {**flags, 'seed': None} == {**others, 'seed': None}
+def identity(record: dict[str, object]) -> dict[str, object]:
+    """What tells the run of a record, or those of a summary, from others: script, data set, flags that shape them."""
+    flags = shaping(by_present_names(record.get('flags', {})))
+    return {**flags, 'script': record.get('script'), 'dataset': record.get('dataset')}
+
+
+def same_but_for_the_seed(record: dict[str, object], other: dict[str, object]) -> bool:
+    """Whether the runs of two records differ in nothing that shapes their results, or in their seeds alone."""
+    return {**identity(record), 'seed': None} == {**identity(other), 'seed': None}
 
 
 def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
@@ -153,7 +158,7 @@ class RunRecord:
     'finished', 'diverged', 'interrupted' or 'failed'.
 
     Raises:
-        FlagError: one of its files cannot be written.
+        FlagError: one of its files cannot be written, or belongs to another run that was finished.
     """
 
     def __init__(
@@ -189,6 +194,7 @@ class RunRecord:
         if output_dir is not None:
             for path in output_paths(output_dir, self.name, network.suffix if network else ''):
                 check_output(path, output_dir)
+            self._check_name()
 
     # While the run lasts
 
@@ -309,13 +315,11 @@ class RunRecord:
         )
         description = {
             'name': name,
-            'script': self.script,
-            'dataset': self.dataset,
             'status': self.status,
             'seconds': round(self.seconds, 3),
             'best': self.best(),
             'last': self.rows[-1],
-            'flags': self.flags,
+            **self.description(),
             'versions': versions(),
             'machine': self.machine,
         }
@@ -347,26 +351,44 @@ class RunRecord:
 
     # What is on disk already
 
+    def description(self) -> dict[str, object]:
+        """What the run is, as its JSON says it; see `identity`."""
+        return {'script': self.script, 'dataset': self.dataset, 'flags': self.flags}
+
+    def _check_name(self) -> None:
+        """Raises a FlagError if the run would take the place of another that was finished, which `--name` may ask for.
+
+        One that goes on from a checkpoint may be longer than what it was before.
+        """
+        names = [self.name]
+        if self.flags.get('seeds'):
+            names.append(self.name.removesuffix(f'_seed={self.flags["seed"]}'))
+        for name in names:
+            path = output_paths(self.output_dir, name)[1]
+            there = read_json(path)
+            if there.get('status') != 'finished' and 'mean' not in there:
+                continue
+            may_differ = LENGTH_FLAGS if self.flags.get('checkpoint') or self.flags.get('resume') else set()
+            if name != self.name or 'seed' not in there.get('flags', {}):
+                may_differ = {*may_differ, 'seed'}
+            saved, here = ({flag: value for flag, value in identity(record).items() if flag not in may_differ}
+                           for record in (there, self.description()))  # fmt: skip
+            check_same_flags(str(path), saved, here, self.defaults, 'give this one another --name')
+
     def _over_seeds(self, json_path: Path) -> dict[str, object]:
         """What `write_seeds` has put into the file of this name for these flags, to be put back into it."""
         there = read_json(json_path)
-        same = same_but_for_the_seed(there.get('flags', {}), self.flags)
+        same = same_but_for_the_seed(there, self.description())
         return {key: there[key] for key in OVER_SEEDS if key in there} if same else {}
 
     def already_done(self) -> bool:
-        """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there.
-
-        Raises:
-            FlagError: the files of this name are of a run with other flags.
-        """
+        """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there."""
         if self.output_dir is None or not self.flags.get('seeds'):
             return False
         csv_path, json_path, *_ = output_paths(self.output_dir, self.name)
         there = read_json(json_path)
         if there.get('status') != 'finished' or not csv_path.exists():
             return False
-        saved, here = (shaping(flags) for flags in (there.get('flags', {}), self.flags))
-        check_same_flags(str(json_path), saved, here, self.defaults)
         self.rows = read_rows(csv_path)
         self.seconds = there['seconds']
         self.say(f'{self.name} is done already')

@@ -25,6 +25,7 @@ MAX_NAME = 150  # characters of a run's name, so that its files' temporary names
 PLACE_FLAGS = frozenset({
     'dataset', 'data_dir', 'output_dir', 'name', 'seeds', 'checkpoint', 'resume', 'device', 'compile',
 })  # fmt: skip
+LENGTH_FLAGS = {'max_steps', 'epochs', 'eval_freq'}  # a run is the beginning of every longer one
 
 
 def positive_int(text: str, limit: float = math.inf) -> int:
@@ -302,8 +303,10 @@ def by_present_names(flags: dict[str, object]) -> dict[str, object]:
     return renamed
 
 
-def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object], defaults: dict[str, object]) -> None:
-    """Refuses `what`, a file of another run, where its flags are not those of this run.
+def check_same_flags(
+    what: str, saved: dict[str, object], here: dict[str, object], defaults: dict[str, object], advice: str = ''
+) -> None:
+    """Refuses `what`, a file of another run, where its flags are not those of this run; `advice` says what to do.
 
     A flag that one of them lacks counts as its default there: it is younger than the file, or means nothing to it.
 
@@ -314,4 +317,6 @@ def check_same_flags(what: str, saved: dict[str, object], here: dict[str, object
     for flag in sorted({*saved, *here}, key=lambda flag: (flag != 'script', flag)):
         before, now = (flags.get(flag, defaults.get(flag)) for flags in (saved, here))
         if before != now:
-            raise FlagError(f'{what} belongs to another run: its {flag} is {before}, here it is {now}')
+            raise FlagError(
+                f'{what} belongs to another run: its {flag} is {before}, here it is {now}' + (advice and f'; {advice}')
+            )

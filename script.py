@@ -128,7 +128,7 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     name = first.name.removesuffix(f'_seed={seeds[0]}')
     path = output_paths(output_dir, name)[1]
     there = read_json(path)  # the record of the run of one seed that has the same flags, and so the same name
-    if not same_but_for_the_seed(there.get('flags', {}), first.flags):
+    if not same_but_for_the_seed(there, first.description()):
         there = {}
     flags = {flag: value for flag, value in first.flags.items() if flag not in ('seed', 'seeds')}
     summary = {'name': name, 'script': first.script, 'dataset': first.dataset, 'flags': flags,

@@ -155,7 +155,11 @@ class NormTest(unittest.TestCase):
         defaults = {'norm': 'none'}
         for old, norm in flags.BATCH_NORM.items():
             flags.check_same_flags('the file', {'batch_norm': old}, {'norm': norm}, defaults)
-            self.assertTrue(experiment.same_but_for_the_seed({'batch_norm': old, 'seed': 1}, {'norm': norm, 'seed': 2}))
+            self.assertTrue(
+                experiment.same_but_for_the_seed(
+                    {'flags': {'batch_norm': old, 'seed': 1}}, {'flags': {'norm': norm, 'seed': 2}}
+                )
+            )
         self.assertEqual(experiment.told_flags({'norm': 'layer_torch'}, defaults), {'norm': 'layer_torch'})
         self.assertEqual(experiment.told_flags({'norm': 'none'}, defaults), {})
         with self.assertRaisesRegex(parsing.FlagError, 'its norm is batch_torch, here it is batch_manual'):

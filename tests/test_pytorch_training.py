@@ -106,6 +106,16 @@ class TorchNetworksTest(unittest.TestCase):
             laid_out = ours.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
             self.assertTrue(laid_out.is_contiguous(memory_format=torch.channels_last))
 
+    def test_convolution_in_bfloat16_is_the_library_s(self) -> None:
+        torch.manual_seed(0)
+        layer, x = Convolution3x3(64, 32), torch.randn(8, 64, 3, 3)
+        with training_pytorch.autocast(torch.device('cpu'), 'bfloat16'):
+            mine, theirs = layer(x), torch.nn.Conv2d.forward(layer, x)
+        self.assertEqual(mine.dtype, torch.bfloat16)
+        exact = layer(x)
+        self.assertLess((mine - theirs).abs().max(), 0.02)
+        self.assertLess((mine - exact).norm(), 1.1 * (theirs - exact).norm())
+
     def test_convnet_in_bfloat16(self) -> None:
         torch.manual_seed(0)
         model, x = train_convnet_pytorch.build_model(), torch.randn(2, 3, 32, 32)

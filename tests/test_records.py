@@ -680,10 +680,54 @@ class SeedsTest(unittest.TestCase):
         self.assertEqual((both['flags']['seed'], both['status'], both['seeds']), (42, 'finished', [1, 2]))
         self.main('--name', 'x')
         self.assertEqual(self.summary()['mean'], both['mean'])
-        self.main('--name', 'x', '--learning_rate', '1')  # another run: the summary is not its
-        self.assertNotIn('mean', self.summary())
-        self.main('--seeds', '1,2', '--name', 'x')  # nor is its record theirs
-        self.assertEqual((self.summary()['flags']['learning_rate'], self.summary().get('status')), (0.002, None))
+
+    def assert_refused(self, words: str, *args: str) -> None:
+        """The command ends in one line with these words, and leaves all files as they are."""
+        before = {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()}
+        with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit) as stop:
+            self.main(*args)
+        self.assertEqual(stop.exception.code, 2)
+        self.assertRegex(stderr.getvalue().splitlines()[-1], words)
+        self.assertEqual(before, {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()})
+
+    def test_a_name_that_another_run_has(self) -> None:
+        self.main('--name', 'x')
+        name_it = 'give this one another --name '
+        self.assert_refused(f'x.json belongs .*its learning_rate is 0.002, here it is 1.0; {name_it}',
+                            '--name', 'x', '--learning_rate', '1')  # fmt: skip
+        self.assert_refused(f'its seed is 42, here it is 3; {name_it}', '--name', 'x', '--seed', '3')
+        self.assert_refused(f'its learning_rate is 0.002, here it is 1.0; {name_it}',
+                            '--name', 'x', '--learning_rate', '1', '--seeds', '1,2')  # fmt: skip
+        self.assertEqual(self.main('--name', 'x')[0], 0)
+
+    def test_a_name_that_the_runs_of_several_seeds_have(self) -> None:
+        self.main('--name', 'x', '--seeds', '1,2')
+        self.assert_refused('x.json belongs .*its learning_rate is 0.002', '--name', 'x', '--learning_rate', '1')
+        self.assert_refused('x_seed=1.json belongs .*its learning_rate is 0.002',
+                            '--name', 'x', '--learning_rate', '1', '--seeds', '1')  # fmt: skip
+        self.assertEqual(self.main('--name', 'x', '--seed', '3')[0], 0)  # the record and the summary share the file
+        self.assertEqual((self.summary()['flags']['seed'], self.summary()['seeds']), (3, [1, 2]))
+
+    def test_a_name_that_a_run_on_other_data_has(self) -> None:
+        for args in (('--name', 'x'), ('--name', 'y', '--seeds', '1')):
+            self.main(*args)
+            for path in (self.directory / 'results').glob(f'{args[1]}*.json'):
+                path.write_text(path.read_text().replace('"dataset": "synthetic"', '"dataset": "cifar10"', 1))
+            self.assert_refused('its dataset is cifar10, here it is synthetic', *args)
+
+    def test_a_name_that_a_shorter_run_has(self) -> None:
+        self.main('--name', 'x')
+        longer = {**self.summary()['flags'], 'max_steps': 99}
+        run = 'mlp_numpy', 'MLP in NumPy', 'synthetic'
+        with self.assertRaisesRegex(FlagError, 'its max_steps is '):
+            experiment.RunRecord(*run, longer, output_dir=str(self.directory))
+        for flag in ('checkpoint', 'resume'):
+            experiment.RunRecord(*run, {**longer, flag: 'run.pt'}, output_dir=str(self.directory))
+
+    def test_a_name_that_a_run_which_was_not_finished_has(self) -> None:
+        self.assertEqual(self.main('--name', 'x', '--learning_rate', '1e300')[0], 3)
+        self.assertEqual(self.main('--name', 'x')[0], 0)
+        self.assertEqual(self.summary()['status'], 'finished')
 
     def test_seed_and_seeds_exclude_each_other(self) -> None:
         self.assertIn('not allowed with', refused(self, train_mlp_numpy, '--seed', '1', '--seeds', '1,2'))
