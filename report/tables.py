@@ -14,9 +14,10 @@ from pathlib import Path
 
 import compare_batch_norm
 from benchmark.ratios import read_ratios, two_digits
+from cifar10_files import EXAMPLES_PER_FILE, TRAIN_FILES
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
 from experiment import read_json, shaping, told_flags
-from flags import defaults
+from flags import LENGTH_FLAGS, defaults
 from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
 from metrics import confusion_matrix_to_metrics
 from report.claims import NAMED_BEST, Finding, findings, findings_on_size
@@ -292,10 +293,13 @@ def recipe_trials(root: Path) -> str:
             others = defaults(importlib.import_module(f'train_{record["script"]}').build_parser())
         else:
             others = shaping(base['flags'])
-        what = ', '.join(f'{flag} {value}' for flag, value in told_flags(shaping(flags), others).items())
+        what = ', '.join(f'{flag} {value or "none"}' for flag, value in told_flags(shaping(flags), others).items()
+                         if flag not in LENGTH_FLAGS)  # fmt: skip
+        n_train = len(TRAIN_FILES) * EXAMPLES_PER_FILE - flags['validation_size']
+        epochs = flags['max_steps'] // (n_train // flags['batch_size'])
         rows.append([SCRIPTS[record['script']], f'the base: {what}' if record is base else what,
-                     f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}', flags['epochs'],
-                     f'{record["seconds"] / flags["epochs"]:.1f}'])  # fmt: skip
+                     f'{record["last"]["val_acc"]:.4f}', f'{record["last"]["train_acc"]:.3f}', epochs,
+                     f'{record["seconds"] / epochs:.1f}'])  # fmt: skip
     header = ['network', 'what differs from the base', 'validation accuracy', 'training accuracy of the last batch',
               'epochs', 'seconds an epoch']  # fmt: skip
     return markdown(header, rows)

@@ -114,7 +114,8 @@ def write_project(root: Path) -> None:
             'confusion_matrix': matrix, 'accuracy': 0.5, 'first_layer_std': 0.25,
             'calibration': {'expected_calibration_error': 0.125},
         })  # fmt: skip
-    flags = {'learning_rate': 0.1, 'augment': ['flip', 'shift=4'], 'epochs': 2, 'name': 'a name'}
+    flags = {'learning_rate': 0.1, 'augment': ['flip', 'shift=4'], 'epochs': None, 'max_steps': 250, 'batch_size': 400,
+             'validation_size': 0, 'name': 'a name'}  # fmt: skip
     for name, value, accuracy in (('base', 0.1, 0.5), ('half', 0.05, 0.25)):
         write_json(root / f'recipes/trials/results/mlp_numpy_{name}.json', {
             'name': f'mlp_numpy_{name}', 'script': 'mlp_numpy', 'flags': flags | {'learning_rate': value, 'name': name},
@@ -195,7 +196,7 @@ class ReportTest(unittest.TestCase):
         self.assertIn('| `python grid_search_mlp_pytorch.py --grid full` | 2.0 h | a machine |', before)
         self.assertIn('| ConvNet, default flags | 0.5000 | 0.125 | truck as ship 1, truck as horse 1, ', before)
         self.assertIn(' | 0.1111 | 0.2500 |', before)
-        base = 'the base: learning_rate 0.1, epochs 2, augment flip,shift=4'
+        base = 'the base: learning_rate 0.1, batch_size 400, augment flip,shift=4'
         self.assertIn(f'| NumPy MLP | {base} | 0.5000 | 0.625 | 2 | 15.0 |\n'
                       '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 2 | 15.0 |', before)  # fmt: skip
         recipe = 'NumPy MLP, recipe | 0.6750 ± 0.0025 | 0.7000 ± 0.0050 |'
