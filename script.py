@@ -120,9 +120,9 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     mean = over_seeds(statistics.fmean)
     std = over_seeds(statistics.stdev if len(records) > 1 else lambda _: math.nan)
     title = first.title.replace(f', seed {first.flags["seed"]}', '')
-    lines = [f'{title}: mean ± standard deviation over {len(records)} seeds']
+    lines = [f'{title}: mean ± standard deviation over {len(records)} seed(s)']
     both = {which: {key: (value, std[which][key]) for key, value in mean[which].items()} for which in ('best', 'last')}
-    lines += table_lines(both, lambda value: '{:.4f} ± {:.4f}'.format(*value))
+    lines += table_lines(both, lambda value: ('{:.4f}' if len(records) == 1 else '{:.4f} ± {:.4f}').format(*value))
     say('\n'.join(lines))
     seeds = [record.flags['seed'] for record in records]
     name = first.name.removesuffix(f'_seed={seeds[0]}')

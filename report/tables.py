@@ -319,10 +319,11 @@ def recipes(root: Path) -> str:
 
 
 def over_seeds(record: dict, column: str) -> str:
-    """Mean and standard deviation of a column after the last step; a dash where there is no such column."""
+    """Mean and standard deviation, if there is one, of a column after the last step; a dash without such a column."""
     if column not in record['mean']['last']:
         return '–'
-    return f'{record["mean"]["last"][column]:.4f} ± {record["std"]["last"][column]:.4f}'
+    mean, std = (record[statistic]['last'][column] for statistic in ('mean', 'std'))
+    return f'{mean:.4f}' if std is None else f'{mean:.4f} ± {std:.4f}'
 
 
 @table

@@ -608,7 +608,13 @@ class SeedsTest(unittest.TestCase):
         self.assertAlmostEqual(self.summary()['std']['last']['test_acc'], np.std(accuracies, ddof=1))
         self.assertIn(f'{np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f}', out)
         self.assertEqual(len(list((self.directory / 'networks').iterdir())), 2)
-        self.assertEqual(out.count('mean ± standard deviation over 2 seeds'), 1)
+        self.assertEqual(out.count('mean ± standard deviation over 2 seed(s)'), 1)
+
+    def test_one_seed_has_no_standard_deviation(self) -> None:
+        out = self.main('--seeds', '1', '--name', 'x')[1]
+        self.assertNotIn('nan', out)
+        self.assertIn(f'{self.summary()["mean"]["last"]["test_acc"]:.4f}', out)
+        self.assertIsNone(self.summary()['std']['last']['test_acc'])
 
     def test_mean_and_standard_deviation_of_the_best_and_the_last_row(self) -> None:
         records = []

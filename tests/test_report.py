@@ -16,7 +16,7 @@ from report import checks, equations
 from report.__main__ import main
 from report.claims import NAMED_BEST, findings
 from report.records import STUDENT_TABLES, student_convnet, student_searches
-from report.tables import LATER_NETWORKS, TABLES
+from report.tables import LATER_NETWORKS, TABLES, over_seeds
 from tests.helpers import temporary_directory
 
 REPORT = r"""
@@ -207,6 +207,10 @@ class ReportTest(unittest.TestCase):
         self.assertIn('On another, a processor without instructions for bfloat16, ', before)
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
+
+    def test_a_recipe_of_one_run_has_no_standard_deviation(self) -> None:
+        record = {'mean': {'last': {'test_acc': 0.5}}, 'std': {'last': {'test_acc': None}}}
+        self.assertEqual(over_seeds(record, 'test_acc'), '0.5000')
 
     def test_a_later_network_that_was_interrupted(self) -> None:
         self.replace('results/mlp_numpy_later.json', '"finished"', '"interrupted"')
