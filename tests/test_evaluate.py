@@ -101,6 +101,7 @@ class RecordedFiguresTest(unittest.TestCase):
             self.assertIn(f'{row[f"{key}_acc"]:.4f}      {row[f"{key}_acc"]:.4f}', out)
         self.assertIn(row, record.rows)
         path.unlink()
+        (self.directory / 'results/x.json').unlink()  # the name is free again
 
     def test_mlp_in_numpy(self) -> None:
         self.check(train_mlp_numpy)
@@ -356,14 +357,14 @@ class DamagedNetworksTest(unittest.TestCase):
         """One line each; where only bytes were hit that nobody reads, all that the network says stays as it was."""
         rng, pixels = np.random.RandomState(0), np.arange(3072, dtype=np.uint8)[None]
         for trainer, suffix in ((train_mlp_numpy, 'npz'), (train_mlp_pytorch, 'pt')):
-            train(trainer, self.directory, 'x', '--dnn_hidden_units', '2')
-            path = self.directory / f'networks/x.{suffix}'
+            train(trainer, self.directory, suffix, '--dnn_hidden_units', '2')
+            path = self.directory / f'networks/{suffix}.{suffix}'
             whole, before, n_refused = path.read_bytes(), load_network(path), 0
             for i in range(100):
                 path.write_bytes(damaged(whole, i, rng))
                 try:
                     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-                        network = evaluate.load_networks([str(path)])['x']
+                        network = evaluate.load_networks([str(path)])[suffix]
                 except FlagError as error:
                     n_refused += 1
                     self.assertNotIn('\n', str(error))
