@@ -732,6 +732,8 @@ class SeedsTest(unittest.TestCase):
 
     def test_a_name_that_a_run_which_was_not_finished_has(self) -> None:
         self.assertEqual(self.main('--name', 'x', '--learning_rate', '1e300')[0], 3)
+        self.assertEqual(self.main('--name', 'x', '--seeds', '1')[0], 0)
+        self.assertEqual((self.summary()['flags']['learning_rate'], self.summary().get('status')), (0.002, None))
         self.assertEqual(self.main('--name', 'x')[0], 0)
         self.assertEqual(self.summary()['status'], 'finished')
 
