@@ -1,6 +1,6 @@
 """A run to go on with, and a network to use.
 
-    state = RunState(flags, defaults, model, optimizer, data['train'], record)
+    state = RunState(defaults, n_ranks, model, optimizer, data['train'], record)
     state.save('run.pt', step=500)
     step = state.load('run.pt')  # in another process: the steps that follow are the same, bit for bit on a CPU
 
@@ -24,9 +24,9 @@ import numpy as np
 
 from augmentation import Augmentation
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
-from experiment import RunRecord
+from experiment import RunRecord, identity
 from files import atomic_file, regular_path
-from flags import LENGTH_FLAGS, PLACE_FLAGS, by_present_names, check_same_flags
+from flags import LENGTH_FLAGS, by_present_names, check_same_flags
 from modules import CrossEntropyModule
 from parsing import FlagError
 
@@ -75,11 +75,11 @@ class RunState:
     """All that a PyTorch run needs to go on: weights, optimizer, order of the batches and record.
 
     Args:
-        flags: every flag of the run, by name; a checkpoint must agree with those that shape the result, but may be of
-            a shorter run.
-        defaults: the same flags at their defaults, which stand for flags that an older checkpoint lacks.
+        defaults: every flag at its default, which stands for those that an older checkpoint lacks.
         n_ranks: the number of processes.
-        model, optimizer, data, record: what is saved, and put back in place.
+        model, optimizer, data: what is saved, and put back in place.
+        record: likewise; a checkpoint must agree with those of its flags that shape the result, but may be of a
+            shorter run.
         average: the moving average of the model, if there is one, and how images are augmented: saved likewise.
 
     `former_length` is the number of steps of the run that a checkpoint was loaded of; None before.
@@ -87,7 +87,6 @@ class RunState:
 
     def __init__(
         self,
-        flags: dict[str, object],
         defaults: dict[str, object],
         n_ranks: int,
         model: 'nn.Module',
@@ -97,8 +96,7 @@ class RunState:
         average: 'nn.Module | None' = None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.flags = {flag: value for flag, value in flags.items() if flag not in PLACE_FLAGS}
-        self.flags |= {'dataset': record.dataset, 'script': record.script, 'processes': n_ranks}
+        self.flags = identity(record.description()) | {'processes': n_ranks}
         self.defaults = {**defaults, 'processes': 1}
         self.model = model
         self.optimizer = optimizer
@@ -141,9 +139,7 @@ class RunState:
 
         try:
             state = torch_load(path)
-            saved = {name: value for name, value in state['flags'].items() if name not in LENGTH_FLAGS}
-            here = {name: value for name, value in self.flags.items() if name not in LENGTH_FLAGS}
-            check_same_flags(f'--{flag} {path}', saved, here, self.defaults)
+            check_same_flags(f'--{flag} {path}', state['flags'], self.flags, self.defaults, LENGTH_FLAGS)
             if state['step'] > self.flags['max_steps']:
                 raise FlagError(
                     f'--{flag} {path} has {state["step"]} steps already: --max_steps must be as many or more'

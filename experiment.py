@@ -325,7 +325,7 @@ class RunRecord:
         }
         outputs: dict[Path, Callable[[Path], None]] = {
             csv_path: lambda path: write_csv(path, self.rows),
-            json_path: lambda path: write_json(path, description | self._over_seeds(path)),
+            json_path: lambda path: write_json(path, description | summary_of_seeds(path)),
             png_path: lambda path: plot_curves(self.rows, self.title, path),
         }
         for path in network_path:
@@ -356,10 +356,7 @@ class RunRecord:
         return {'script': self.script, 'dataset': self.dataset, 'flags': self.flags}
 
     def _check_name(self) -> None:
-        """Raises a FlagError if the run would take the place of another that was finished, which `--name` may ask for.
-
-        One that goes on from a checkpoint may be longer than what it was before.
-        """
+        """Raises a FlagError if the run would take the place of another that was finished, as `--name` may have it."""
         names = [self.name]
         if self.flags.get('seeds'):
             names.append(self.name.removesuffix(f'_seed={self.flags["seed"]}'))
@@ -368,18 +365,17 @@ class RunRecord:
             there = read_json(path)
             if there.get('status') != 'finished' and 'mean' not in there:
                 continue
-            may_differ = LENGTH_FLAGS if self.flags.get('checkpoint') or self.flags.get('resume') else set()
+            may_differ = LENGTH_FLAGS if self._lengthens(there) else set()
             if name != self.name or 'seed' not in there.get('flags', {}):
                 may_differ = {*may_differ, 'seed'}
-            saved, here = ({flag: value for flag, value in identity(record).items() if flag not in may_differ}
-                           for record in (there, self.description()))  # fmt: skip
-            check_same_flags(str(path), saved, here, self.defaults, 'give this one another --name')
+            what = f'{path} (give this one another --name)'
+            check_same_flags(what, identity(there), identity(self.description()), self.defaults, may_differ)
 
-    def _over_seeds(self, json_path: Path) -> dict[str, object]:
-        """What `write_seeds` has put into the file of this name for these flags, to be put back into it."""
-        there = read_json(json_path)
-        same = same_but_for_the_seed(there, self.description())
-        return {key: there[key] for key in OVER_SEEDS if key in there} if same else {}
+    def _lengthens(self, there: dict[str, object]) -> bool:
+        """Whether this run may be that of a record, going on from a checkpoint: alone, and no shorter."""
+        goes_on = self.flags.get('checkpoint') or self.flags.get('resume')
+        several = self.flags.get('seeds') or 'mean' in there
+        return bool(goes_on) and not several and self.flags['max_steps'] >= there.get('flags', {}).get('max_steps', 0)
 
     def already_done(self) -> bool:
         """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there."""
@@ -433,6 +429,11 @@ def read_json(path: Path) -> dict[str, object]:
         if isinstance(contents, dict):
             return contents
     return {}
+
+
+def summary_of_seeds(path: Path) -> dict[str, object]:
+    """What `script.write_seeds` has put into the JSON of a run's name, which the run's own record leaves there."""
+    return {key: value for key, value in read_json(path).items() if key in OVER_SEEDS}
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -304,9 +304,13 @@ def by_present_names(flags: dict[str, object]) -> dict[str, object]:
 
 
 def check_same_flags(
-    what: str, saved: dict[str, object], here: dict[str, object], defaults: dict[str, object], advice: str = ''
+    what: str,
+    saved: dict[str, object],
+    here: dict[str, object],
+    defaults: dict[str, object],
+    may_differ: Collection[str] = (),
 ) -> None:
-    """Refuses `what`, a file of another run, where its flags are not those of this run; `advice` says what to do.
+    """Refuses `what`, a file of another run, where its flags are not those of this run, but for those that may differ.
 
     A flag that one of them lacks counts as its default there: it is younger than the file, or means nothing to it.
 
@@ -314,9 +318,7 @@ def check_same_flags(
         FlagError: a flag differs; the message names the first that does.
     """
     saved = by_present_names(saved)
-    for flag in sorted({*saved, *here}, key=lambda flag: (flag != 'script', flag)):
+    for flag in sorted({*saved, *here} - {*may_differ}, key=lambda flag: (flag != 'script', flag)):
         before, now = (flags.get(flag, defaults.get(flag)) for flags in (saved, here))
         if before != now:
-            raise FlagError(
-                f'{what} belongs to another run: its {flag} is {before}, here it is {now}' + (advice and f'; {advice}')
-            )
+            raise FlagError(f'{what} belongs to another run: its {flag} is {before}, here it is {now}')

@@ -285,7 +285,7 @@ def train_model(
             KeptNetwork(script, kept, arguments, sets['train'].mean_image, sets['train'].std_image),
         )  # fmt: skip
         state = RunState(
-            all_flags, defaults, ranks.n_ranks, model, optimizer, sets['train'], record, average,
+            defaults, ranks.n_ranks, model, optimizer, sets['train'], record, average,
             augmentation if augmentation.strengths else None,
         )  # fmt: skip
         is_done = record.already_done()

@@ -35,7 +35,7 @@ class CheckpointTest(unittest.TestCase):
         record = experiment.RunRecord(script, 'MLP', dataset, run_flags, quiet=True, network=network)
         data = get_cifar10(dataset='synthetic', one_hot=False, rng=np.random.RandomState(seed))['train']
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-        return RunState(run_flags, FLAGS, n_ranks, model, optimizer, data, record)
+        return RunState(FLAGS, n_ranks, model, optimizer, data, record)
 
     def train(self, state: RunState, n_steps: int, accuracies: tuple[float, ...]) -> None:
         """Some steps and evaluations; those of validation accuracy."""

@@ -597,6 +597,15 @@ class SeedsTest(unittest.TestCase):
     def summary(self) -> dict:
         return json.loads((self.directory / 'results/x.json').read_text())
 
+    def assert_refused(self, words: str, *args: str) -> None:
+        """The command ends in one line with these words, and leaves all files as they are."""
+        before = {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()}
+        with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit) as stop:
+            self.main(*args)
+        self.assertEqual(stop.exception.code, 2)
+        self.assertRegex(stderr.getvalue().splitlines()[-1], words)
+        self.assertEqual(before, {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()})
+
     def test_a_record_and_a_network_each_and_one_table(self) -> None:
         status, out = self.main('--seeds', '1,2', '--name', 'x')
         self.assertEqual(status, 0)
@@ -687,29 +696,19 @@ class SeedsTest(unittest.TestCase):
         self.main('--name', 'x')
         self.assertEqual(self.summary()['mean'], both['mean'])
 
-    def assert_refused(self, words: str, *args: str) -> None:
-        """The command ends in one line with these words, and leaves all files as they are."""
-        before = {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()}
-        with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit) as stop:
-            self.main(*args)
-        self.assertEqual(stop.exception.code, 2)
-        self.assertRegex(stderr.getvalue().splitlines()[-1], words)
-        self.assertEqual(before, {path: path.read_bytes() for path in self.directory.rglob('*') if path.is_file()})
-
     def test_a_name_that_another_run_has(self) -> None:
         self.main('--name', 'x')
-        name_it = 'give this one another --name '
-        self.assert_refused(f'x.json belongs .*its learning_rate is 0.002, here it is 1.0; {name_it}',
-                            '--name', 'x', '--learning_rate', '1')  # fmt: skip
-        self.assert_refused(f'its seed is 42, here it is 3; {name_it}', '--name', 'x', '--seed', '3')
-        self.assert_refused(f'its learning_rate is 0.002, here it is 1.0; {name_it}',
+        belongs = r'x.json \(give this one another --name\) belongs to another run: its'
+        self.assert_refused(f'{belongs} learning_rate is 0.002, here it is 1.0', '--name', 'x', '--learning_rate', '1')
+        self.assert_refused(f'{belongs} seed is 42, here it is 3', '--name', 'x', '--seed', '3')
+        self.assert_refused(f'{belongs} learning_rate is 0.002, here it is 1.0',
                             '--name', 'x', '--learning_rate', '1', '--seeds', '1,2')  # fmt: skip
         self.assertEqual(self.main('--name', 'x')[0], 0)
 
     def test_a_name_that_the_runs_of_several_seeds_have(self) -> None:
         self.main('--name', 'x', '--seeds', '1,2')
-        self.assert_refused('x.json belongs .*its learning_rate is 0.002', '--name', 'x', '--learning_rate', '1')
-        self.assert_refused('x_seed=1.json belongs .*its learning_rate is 0.002',
+        self.assert_refused(r'x.json \(give .*its learning_rate is 0.002', '--name', 'x', '--learning_rate', '1')
+        self.assert_refused(r'x_seed=1.json \(give .*its learning_rate is 0.002',
                             '--name', 'x', '--learning_rate', '1', '--seeds', '1')  # fmt: skip
         self.assertEqual(self.main('--name', 'x', '--seed', '3')[0], 0)  # the record and the summary share the file
         self.assertEqual((self.summary()['flags']['seed'], self.summary()['seeds']), (3, [1, 2]))
@@ -723,12 +722,25 @@ class SeedsTest(unittest.TestCase):
 
     def test_a_name_that_a_shorter_run_has(self) -> None:
         self.main('--name', 'x')
-        longer = {**self.summary()['flags'], 'max_steps': 99}
-        run = 'mlp_numpy', 'MLP in NumPy', 'synthetic'
+        there = self.summary()['flags']
+        n_steps = there['max_steps']
+
+        def start(max_steps: int, **run_flags: object) -> None:
+            run_flags = {**there, 'max_steps': max_steps, **run_flags}
+            experiment.RunRecord('mlp_numpy', 'MLP in NumPy', 'synthetic', run_flags, output_dir=str(self.directory))
+
         with self.assertRaisesRegex(FlagError, 'its max_steps is '):
-            experiment.RunRecord(*run, longer, output_dir=str(self.directory))
+            start(n_steps + 1)
         for flag in ('checkpoint', 'resume'):
-            experiment.RunRecord(*run, {**longer, flag: 'run.pt'}, output_dir=str(self.directory))
+            start(n_steps + 1, **{flag: 'run.pt'})
+            with self.assertRaisesRegex(FlagError, 'its max_steps is '):  # no checkpoint of that run can be so short
+                start(n_steps - 1, **{flag: 'run.pt'})
+        self.main('--name', 'x', '--seeds', '1')
+        with self.assertRaisesRegex(FlagError, 'its max_steps is '):  # what the seeds came to is not its
+            start(n_steps + 1, checkpoint='run.pt')
+        (self.directory / 'results/x.json').unlink()
+        with self.assertRaisesRegex(FlagError, 'x_seed=1.json .*its max_steps is '):
+            start(n_steps + 1, checkpoint='run.pt', seed=1, seeds=[1])
 
     def test_a_name_that_a_run_which_was_not_finished_has(self) -> None:
         self.assertEqual(self.main('--name', 'x', '--learning_rate', '1e300')[0], 3)
