@@ -99,9 +99,9 @@ def _read(path: Path, pixels: np.ndarray) -> tuple[bytes, bytes]:
     return before[:start], after
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return ' '.join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and its beginning if that is long, or else its name."""
+    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 class _Rebuilt:

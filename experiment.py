@@ -25,10 +25,11 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from cifar10_files import one_line
 from files import check_can_write, write_csv, write_json
 from flags import LENGTH_FLAGS, MAX_NAME, PLACE_FLAGS, by_present_names, check_same_flags
 from machine import machine, versions
-from parsing import FlagError, one_line
+from parsing import FlagError
 from plots import plot_curves
 from stopping import exit_status, undisturbed
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cifar10_utils import DataError
+from cifar10_files import DataError, one_line
 
 
 class FlagError(ValueError):
@@ -116,11 +116,6 @@ def one_line_errors(parser: OneLineParser) -> Iterator[None]:
         parser.fail(f'out of memory: {one_line(error)}')
     except (OSError, RuntimeError) as error:
         parser.fail(one_line(error))
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, its first lines if it says much, or else its name."""
-    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 def is_main_process() -> bool:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cifar10_files import one_line
 from cifar10_utils import IMAGE_SHAPE
 from files import regular_path
-from parsing import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from cifar10_files import one_line
 from cifar10_utils import DataError
-from parsing import FlagError, one_line
+from parsing import FlagError
 
 
 def pick_device(name: str) -> torch.device:

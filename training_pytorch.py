@@ -256,6 +256,10 @@ def train_model(
         DataError, FlagError: the data, the device or the checkpoint cannot be had.
     """
     device = pick_device(flags.device)
+    model.to(device)
+    optimizer = make_optimizer(
+        flags.optimizer, model, flags.learning_rate, flags.momentum, flags.nesterov, flags.weight_decay
+    )  # fmt: skip
     ranks = ALONE if alone else join_ranks(device)
     sets = load_on_all_ranks(
         flags.data_dir, flags.dataset, flags.validation_size, flags.batch_size, flags.standardise, flags.seed, ranks
@@ -267,10 +271,6 @@ def train_model(
     if small_images:
         check_share('--small_images {}={:g}'.format(*small_images), small_images[1], max_steps)
     data = {part: DeviceData(data_set, device) for part, data_set in sets.items() if data_set.num_examples}
-    model.to(device)
-    optimizer = make_optimizer(
-        flags.optimizer, model, flags.learning_rate, flags.momentum, flags.nesterov, flags.weight_decay
-    )  # fmt: skip
     average = moving_average(model, flags.ema) if flags.ema else None
     kept = average.module if average else model
     augmentation = Augmentation(flags.augment, sets['train'].num_examples, flags.seed)

@@ -92,7 +92,9 @@ class SGDTest(unittest.TestCase):
     def test_nesterov(self) -> None:
         (group,) = training_pytorch.make_optimizer('sgd', TorchMLP(6, [5], 4), 0.1, 0.5, nesterov=True).param_groups
         self.assertTrue(group['nesterov'])
-        self.assertIn('--momentum above 0', refused(self, train_mlp_pytorch, '--nesterov'))
+        # Before any data is looked for, which may be a download.
+        said = refused(self, train_mlp_pytorch, '--nesterov', '--dataset', 'cifar10', '--data_dir', 'nowhere')
+        self.assertIn('--momentum above 0', said)
         said = refused(self, train_mlp_pytorch, '--momentum', '0.9', '--optimizer', 'adam')
         self.assertIn('--momentum 0.9 does nothing with --optimizer adam', said)
 
