@@ -131,7 +131,6 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     if not same_but_for_the_seed(there, first.description()):
         there = {}
     flags = {flag: value for flag, value in first.flags.items() if flag not in ('seed', 'seeds')}
-    summary = {'name': name, 'script': first.script, 'dataset': first.dataset, 'flags': flags,
-               'versions': versions(), 'machine': first.machine}  # fmt: skip
+    summary = {'name': name, **first.description(), 'flags': flags, 'versions': versions(), 'machine': first.machine}
     write_json(path, summary | there | {'seeds': seeds, 'mean': mean, 'std': std})
     say(f'wrote {path}')
