@@ -30,7 +30,7 @@ from report.records import (
     student_searches,
     summary,
 )
-from report.tables import DOCUMENTS, LATER_NETWORKS, MARKED, TABLES, ReportError, fill
+from report.tables import DOCUMENTS, LATER_NETWORKS, MARKED, TABLES, ReportError, commands, fill
 
 # The equations of a batch, which the NumPy modules compute, those of the normalisations by hand, Kaiming's weights.
 COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33, 35, 36, 38}
@@ -177,6 +177,19 @@ def later_networks(root: Path) -> Iterator[str]:
         record = summary(root, name)
         if (record['status'], record['dataset']) != ('finished', 'cifar10'):
             yield f'{name} is {record["status"]} on {record["dataset"]}'
+
+
+@check
+def commands_of_runs(root: Path) -> Iterator[str]:
+    """The commands that "How to reproduce it" names have the flags of the runs that they stand beside."""
+    for command, name in commands().values():
+        script, *words = command.split()
+        if not script.startswith('train_'):
+            continue
+        parser = importlib.import_module(script.removesuffix('.py')).build_parser()
+        asked = told_flags(vars(parser.parse_args(words)), defaults(parser))
+        if (told := told_flags(summary(root, name)['flags'], defaults(parser))) != asked:
+            yield f'{name} has the flags {told}, its command has {asked}'
 
 
 @check

@@ -93,7 +93,8 @@ def findings_on_depth(runs: dict[Setting, Rows]) -> list[Finding]:
         Finding('the deepest network, of five layers, ends highest', layers(last), max(last, key=last.get) == 5),
         Finding('three layers reach the highest accuracy', layers(top), max(top, key=top.get) == 3),
         Finding('the best overfits: its training accuracy nears 100%, and its test loss rises for most of the training',
-                f'training accuracy ends at {winner[-1]["train_acc"]:.3f}, test loss is lowest at step '
+                f'training accuracy ends at {winner[-1]["train_acc"]:.3f}, training loss at '
+                f'{winner[-1]["train_loss"]:.3f}; test loss is lowest at step '
                 f'{lowest["step"]}, {lowest["test_loss"]:.3f}, and ends at {winner[-1]["test_loss"]:.3f}',
                 winner[-1]['train_acc'] > 0.9 and lowest['step'] < winner[-1]['step'] / 2),
     ]  # fmt: skip

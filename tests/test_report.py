@@ -1,6 +1,7 @@
 """What fills REPORT.md and README.md and checks them, on a made-up project in a temporary directory."""
 
 import contextlib
+import importlib
 import io
 import json
 import unittest
@@ -16,7 +17,7 @@ from report import checks, equations
 from report.__main__ import main
 from report.claims import NAMED_BEST, findings
 from report.records import STUDENT_TABLES, student_convnet, student_searches
-from report.tables import LATER_NETWORKS, TABLES, over_seeds
+from report.tables import TABLES, commands, over_seeds
 from tests.helpers import temporary_directory
 
 REPORT = r"""
@@ -99,14 +100,14 @@ def write_project(root: Path) -> None:
     (root / 'unittests.py').write_text(TESTS)
     (root / 'figures').mkdir()
     (root / 'figures/a.png').touch()
-    for name in ('mlp_numpy', 'mlp_pytorch', 'convnet_pytorch'):
-        summary = run_summary(name)
-        write_json(root / f'results/{name}.json', summary)
-        write_csv(root / f'results/{name}.csv', [summary['best'], summary['last']])
-    for name in LATER_NETWORKS:
-        summary = run_summary(name)
-        summary['best'] |= {'val_acc': 0.5}
-        write_json(root / f'results/{name}.json', summary | {'flags': {'dnn_hidden_units': [7], 'norm': 'none'}})
+    for command, name in commands().values():
+        script, *words = command.split()
+        if script.startswith('train_'):
+            summary = run_summary(name)
+            flags = importlib.import_module(script.removesuffix('.py')).build_parser().parse_args(words)
+            write_csv(root / f'results/{name}.csv', [summary['best'], summary['last']])
+            summary['best']['val_acc'] = 0.5
+            write_json(root / f'results/{name}.json', summary | {'flags': vars(flags)})
     matrix = [[9 if i == j else 1 for j in range(10)] for i in range(10)]
     write_json(root / 'results/evaluate_mlp_numpy_later.json', {'confusion_matrix': matrix, 'accuracy': 0.5})
     for name in ('mlp_numpy', 'mlp_pytorch_best', 'convnet_pytorch'):
@@ -216,6 +217,10 @@ class ReportTest(unittest.TestCase):
         self.replace('results/mlp_numpy_later.json', '"finished"', '"interrupted"')
         self.assert_fails(later_networks='mlp_numpy_later is interrupted on cifar10')
 
+    def test_a_run_that_is_not_its_commands(self) -> None:
+        self.replace('results/mlp_pytorch_later_256-128.json', '"activation": "elu"', '"activation": "relu"')
+        self.assert_fails(commands_of_runs="mlp_pytorch_later_256-128 has the flags {'learning_rate': '0.1', ")
+
     def test_recipes_that_are_not_their_files(self) -> None:
         path = 'results/mlp_numpy_recipe_seed=2.json'
         for old, new, words in (
@@ -249,12 +254,14 @@ class ReportTest(unittest.TestCase):
         path = self.root / 'results/convnet_pytorch.json'
         for text in (None, '{', '{}', '[]'):
             path.unlink() if text is None else path.write_text(text)
-            self.assert_fails(tables='the results behind table convnet cannot be read')
+            unread = 'cannot read what it looks at'
+            self.assert_fails(tables='the results behind table convnet cannot be read', commands_of_runs=unread)
             status, _, err = self.main()
             self.assertEqual((status, err.count('\n')), (2, 1))
             self.assertIn('convnet', err)
         (self.root / 'results/mlp_numpy.json').unlink()
-        self.assert_fails(tables='numpy_mlp cannot be read', table_1='FileNotFoundError')
+        missing = 'FileNotFoundError'
+        self.assert_fails(tables='numpy_mlp cannot be read', table_1=missing, commands_of_runs=missing)
 
     def test_a_missing_figure(self) -> None:
         (self.root / 'figures/a.png').unlink()
@@ -398,10 +405,10 @@ class ClaimsTest(unittest.TestCase):
         self.assertEqual(findings({settings[0]: [{'test_acc': 0.5}]}), [])
 
         deep = all_settings(GRIDS['additional'])
-        columns = ('step', 'test_acc', 'test_loss', 'train_acc')
-        rows = [[(1, 0.2, 2.0, 0.2), (1000, 0.55, 1.5, 0.7), (3000, 0.50, 2.5, 0.95)],
-                [(1, 0.1, 2.0, 0.2), (1000, 0.53, 1.5, 0.7), (3000, 0.51, 2.0, 0.90)],
-                [(1, 0.1, 2.0, 0.2), (1000, 0.54, 1.5, 0.7), (3000, 0.52, 1.8, 0.85)]]  # fmt: skip
+        columns = ('step', 'test_acc', 'test_loss', 'train_acc', 'train_loss')
+        rows = [[(1, 0.2, 2.0, 0.2, 2.2), (1000, 0.55, 1.5, 0.7, 0.9), (3000, 0.50, 2.5, 0.95, 0.2)],
+                [(1, 0.1, 2.0, 0.2, 2.2), (1000, 0.53, 1.5, 0.7, 0.9), (3000, 0.51, 2.0, 0.90, 0.3)],
+                [(1, 0.1, 2.0, 0.2, 2.2), (1000, 0.54, 1.5, 0.7, 0.9), (3000, 0.52, 1.8, 0.85, 0.4)]]  # fmt: skip
         runs = {setting: [dict(zip(columns, row, strict=True)) for row in of_setting]
                 for setting, of_setting in zip(deep, rows, strict=True)}  # fmt: skip
         self.assertEqual([finding.holds for finding in findings(runs)], [True, True, True])
