@@ -11,7 +11,8 @@ from plots import PALETTE, new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REACHED, MISSED = PALETTE[0], PALETTE[1]
+REACHED, MISSED, OVER_WIDTH, OVER_BATCH = PALETTE[:4]
+LEAST = 1 / 8  # of its limit: what is less still stands at the panel's edge, as an arrow
 TITLES = {
     'step': 'A NumPy training step', 'run': 'A whole run, default flags', 'trainer': "The PyTorch trainers' loop",
     'normalisation': 'Normalisation by hand', 'load': 'Reading CIFAR-10', 'augmentation': 'Augmentation',
@@ -21,7 +22,7 @@ TITLES = {
 
 def plot(ratios: list[Ratio], path: Path) -> None:
     """Draws the pairs that have a limit, and the step's time over its size."""
-    figure, (pairs, sizes) = new_figure('Measured side by side', size=(13, 9))
+    figure, (pairs, sizes) = new_figure('Time measured side by side, over the time allowed', size=(13, 9))
     plot_pairs(pairs, [ratio for ratio in ratios if ratio.at_most is not None])
     plot_sizes(sizes, [ratio for ratio in ratios if ratio.benchmark == 'scale'])
     save_figure(figure, path)
@@ -42,26 +43,28 @@ def plot_pairs(axes: 'Axes', ratios: list[Ratio]) -> None:
             labels.append((y, label))
             for ratio in cases:
                 colour = REACHED if ratio.ratio <= ratio.at_most else MISSED
-                axes.plot(ratio.ratio / ratio.at_most, y, 'o', color=colour, markersize=6, alpha=0.7)
+                share = ratio.ratio / ratio.at_most
+                marker = 'o' if share >= LEAST else '<'
+                axes.plot(max(share, LEAST), y, marker, color=colour, markersize=6, alpha=0.7)
             worst = max(cases, key=lambda ratio: ratio.ratio / ratio.at_most)
-            axes.text(1.01, y, f'{two_digits(worst.ratio)} ({worst.at_most:.3g})', transform=axes.get_yaxis_transform(),
-                      va='center', fontsize=9)  # fmt: skip
+            beside = f'{two_digits(worst.ratio)} of {worst.at_most:.3g}'
+            axes.text(1.01, y, beside, transform=axes.get_yaxis_transform(), va='center', fontsize=9)
         y += 1.5
     axes.axvline(1, color='black', linewidth=1)
     axes.set_xscale('log', base=2)
-    shares = [ratio.ratio / ratio.at_most for ratio in ratios]
-    ticks = [2.0**k for k in range(math.floor(math.log2(min(shares))), math.ceil(math.log2(max(shares))) + 1)]
+    largest = max(ratio.ratio / ratio.at_most for ratio in ratios)
+    ticks = [2.0**k for k in range(math.floor(math.log2(LEAST)), math.ceil(math.log2(max(largest, 1))) + 1)]
     axes.set_xticks(ticks, [f'{tick:g}' if tick >= 1 else f'1/{1 / tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks([at for at, _ in labels], [label for _, label in labels])
     axes.set_ylim(y - 0.5, -1)
-    axes.set(xlabel='ratio as a multiple of its limit: left of the line it is kept, vermilion is a miss\n'
+    axes.set(xlabel='ratio over its limit: left of the black line it is kept, vermilion is a miss\n'
                     'beside the panel: the worst ratio of the line, and its limit')  # fmt: skip
 
 
 def plot_sizes(axes: 'Axes', ratios: list[Ratio]) -> None:
     """The seconds of a step and of its products over the width and over the batch."""
-    for colour, (kind, fixed) in zip(PALETTE, (('width', 'batch 256'), ('batch', 'width 512')), strict=False):
+    for colour, kind, fixed in ((OVER_WIDTH, 'width', 'batch 256'), (OVER_BATCH, 'batch', 'width 512')):
         points = sorted((int(words[words.index(kind) + 1]), ratio) for ratio in ratios
                         if kind in (words := ratio.case.split()) and fixed in ratio.case)  # fmt: skip
         values, measured = [value for value, _ in points], [ratio for _, ratio in points]

@@ -406,7 +406,7 @@ def benchmarks(root: Path) -> str:
 def glance(root: Path) -> str:
     """The results at a glance: best beside best, and recipes after their last step beside what is known elsewhere."""
     (full, at_full), (deep, at_deep) = (next(iter(picks(root, name).items())) for name in ('', '_additional'))
-    at_validation = next(iter(picks(root, '_additional_validation').values()))
+    picked, at_validation = next(iter(picks(root, '_additional_validation').items()))
     numpy_best, torch_best, convnet_best = (
         summary(root, name)['best']['test_acc'] for name in ('mlp_numpy', 'mlp_pytorch', 'convnet_pytorch')
     )
@@ -417,7 +417,8 @@ def glance(root: Path) -> str:
          f'{STUDENT_FULL_GRID:.4f}'],
         [f'the best of three deeper ones ({deep.dnn_hidden_units})', f'{at_deep["test_acc"]:.4f}',
          f'{STUDENT_ADDITIONAL:.4f}'],
-        ['the same, picked by validation accuracy', f'{at_validation["test_acc"]:.4f}', '–'],
+        [f'of the three the pick by validation accuracy ({picked.dnn_hidden_units})',
+         f'{at_validation["test_acc"]:.4f}', '–'],
         ['ConvNet, default flags', f'{convnet_best:.3f}',
          f'{STUDENT_TABLES["convnet_pytorch"]["best"]["test_acc"]:.3f}'],
     ]  # fmt: skip
