@@ -363,7 +363,7 @@ class RunRecord:
             names.append(self.name.removesuffix(f'_seed={self.flags["seed"]}'))
         for name in names:
             path = output_paths(self.output_dir, name)[1]
-            there = read_json(path)
+            there = {'script': self.script, **read_json(path)}  # older records do not name their script
             if there.get('status') != 'finished' and 'mean' not in there:
                 continue
             may_differ = LENGTH_FLAGS if self._lengthens(there) else set()

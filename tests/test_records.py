@@ -705,6 +705,13 @@ class SeedsTest(unittest.TestCase):
                             '--name', 'x', '--learning_rate', '1', '--seeds', '1,2')  # fmt: skip
         self.assertEqual(self.main('--name', 'x')[0], 0)
 
+    def test_a_record_that_does_not_name_its_script_is_run_again(self) -> None:
+        self.main('--name', 'x')
+        path = self.directory / 'results/x.json'
+        files.write_json(path, {key: value for key, value in self.summary().items() if key != 'script'})
+        self.assertEqual(self.main('--name', 'x')[0], 0)
+        self.assertEqual(self.summary()['script'], 'mlp_numpy')
+
     def test_a_name_that_the_runs_of_several_seeds_have(self) -> None:
         self.main('--name', 'x', '--seeds', '1,2')
         self.assert_refused(r'x.json \(give .*its learning_rate is 0.002', '--name', 'x', '--learning_rate', '1')
