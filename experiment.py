@@ -363,7 +363,7 @@ class RunRecord:
             names.append(self.name.removesuffix(f'_seed={self.flags["seed"]}'))
         for name in names:
             path = output_paths(self.output_dir, name)[1]
-            there = {'script': self.script, **read_json(path)}  # older records do not name their script
+            there = read_record(path, self.script)
             if there.get('status') != 'finished' and 'mean' not in there:
                 continue
             may_differ = LENGTH_FLAGS if self._lengthens(there) else set()
@@ -430,6 +430,11 @@ def read_json(path: Path) -> dict[str, object]:
         if isinstance(contents, dict):
             return contents
     return {}
+
+
+def read_record(path: Path, script: str) -> dict[str, object]:
+    """The JSON of a run of this script, or of several seeds' runs; older ones do not name their script."""
+    return {'script': script, **read_json(path)}
 
 
 def summary_of_seeds(path: Path) -> dict[str, object]:

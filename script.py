@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from cifar10_utils import DataSet, get_cifar10
-from experiment import RunRecord, output_paths, read_json, same_but_for_the_seed, say, table_lines
+from experiment import RunRecord, output_paths, read_record, same_but_for_the_seed, say, table_lines
 from files import write_json
 from machine import versions
 from parsing import FlagError, OneLineParser, is_main_process, one_line_errors
@@ -127,7 +127,8 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     seeds = [record.flags['seed'] for record in records]
     name = first.name.removesuffix(f'_seed={seeds[0]}')
     path = output_paths(output_dir, name)[1]
-    there = read_json(path)  # the record of the run of one seed that has the same flags, and so the same name
+    # The record of the run of one seed that has the same flags, and so the same name.
+    there = read_record(path, first.script)
     if not same_but_for_the_seed(there, first.description()):
         there = {}
     flags = {flag: value for flag, value in first.flags.items() if flag not in ('seed', 'seeds')}

@@ -30,7 +30,7 @@ from report.records import (
     student_searches,
     summary,
 )
-from report.tables import DOCUMENTS, LATER_NETWORKS, MARKED, TABLES, ReportError, commands, fill
+from report.tables import DOCUMENTS, MARKED, TABLES, ReportError, commands, fill, later_commands
 
 # The equations of a batch, which the NumPy modules compute, those of the normalisations by hand, Kaiming's weights.
 COMPUTED = {12, 13, 15, 16, 17, 18, 19, 20, 25, 28, 29, 30, 32, 33, 35, 36, 38}
@@ -173,10 +173,18 @@ def comparison(root: Path) -> Iterator[str]:
 @check
 def later_networks(root: Path) -> Iterator[str]:
     """The networks of the later years are trained to their end, on CIFAR-10."""
-    for name in LATER_NETWORKS:
+    for _, name in later_commands().values():
         record = summary(root, name)
         if (record['status'], record['dataset']) != ('finished', 'cifar10'):
             yield f'{name} is {record["status"]} on {record["dataset"]}'
+
+
+def other_flags(script: str, words: list[str], flags: dict[str, object], name: str, source: str) -> Iterator[str]:
+    """A line where the run `name` has other flags than its source, these words of its script's command line."""
+    parser = importlib.import_module(script).build_parser()
+    asked, told = (told_flags(each, defaults(parser)) for each in (vars(parser.parse_args(words)), flags))
+    if told != asked:
+        yield f'{name} has the flags {told}, its {source} has {asked}'
 
 
 @check
@@ -184,12 +192,8 @@ def commands_of_runs(root: Path) -> Iterator[str]:
     """The commands that "How to reproduce it" names have the flags of the runs that they stand beside."""
     for command, name in commands().values():
         script, *words = command.split()
-        if not script.startswith('train_'):
-            continue
-        parser = importlib.import_module(script.removesuffix('.py')).build_parser()
-        asked = told_flags(vars(parser.parse_args(words)), defaults(parser))
-        if (told := told_flags(summary(root, name)['flags'], defaults(parser))) != asked:
-            yield f'{name} has the flags {told}, its command has {asked}'
+        if script.startswith('train_'):
+            yield from other_flags(script.removesuffix('.py'), words, summary(root, name)['flags'], name, 'command')
 
 
 @check
@@ -199,13 +203,12 @@ def recipes(root: Path) -> Iterator[str]:
         name = f'{script}_recipe'
         if not (root / f'results/{name}.json').exists():
             continue
-        parser = importlib.import_module(f'train_{script}').build_parser()
-        asked = told_flags(vars(parser.parse_args([f'@{root}/recipes/{script}.txt'])), defaults(parser))
         for record in (summary(root, f'{name}_seed={seed}') for seed in summary(root, name)['seeds']):
             if (record['status'], record['dataset']) != ('finished', 'cifar10'):
                 yield f'{record["name"]} is {record["status"]} on {record["dataset"]}'
-            if (told := told_flags(record['flags'] | {'seed': defaults(parser)['seed']}, defaults(parser))) != asked:
-                yield f'{record["name"]} has the flags {told}, its file has {asked}'
+            flags = {flag: value for flag, value in record['flags'].items() if flag != 'seed'}
+            words = [f'@{root}/recipes/{script}.txt']
+            yield from other_flags(f'train_{script}', words, flags, record['name'], 'file')
 
 
 # The errata, those that rest on records; the others are tests of the equations

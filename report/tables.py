@@ -44,8 +44,6 @@ MARKED = re.compile(r'(<!-- table: (\w+) -->\n)(.*?)(<!-- /table -->)', re.DOTAL
 LATER_FLAGS = (
     '--lr 0.1 --batch_size 128 --epochs 10 --standardise --init kaiming --activation elu --validation_size 5000'
 )
-LATER_NETWORKS = ('mlp_numpy_later', *(f'mlp_pytorch_later_{units}{norm}'
-                  for units in ('128', '256-128', '512-256-128') for norm in ('', '_batch_norm')))  # fmt: skip
 # The highest test accuracies published for networks of the kind, as far as they could be found.
 ELSEWHERE = {
     'mlp_numpy': '–',
@@ -204,7 +202,7 @@ def normalisation(root: Path) -> str:
 def later_years(root: Path) -> str:
     """The networks that the course's later assignments ask for, each where its validation accuracy is best."""
     rows = []
-    for name in LATER_NETWORKS:
+    for _, name in later_commands().values():
         record = summary(root, name)
         flags, best = record['flags'], record['best']
         widths, norm = flags['dnn_hidden_units'], flags['norm'] != 'none'
@@ -335,17 +333,24 @@ def equations(root: Path) -> str:
     return markdown(['equation', 'computed in', 'held by'], rows)
 
 
+def later_commands() -> dict[str, tuple[str, str]]:
+    """The part of `commands` that is about the networks of the course's later years."""
+
+    def command(script: str, units: str, more: str, name: str) -> tuple[str, str]:
+        return f'train_{script}.py --hidden_dims {units} {LATER_FLAGS}{more} --name {name}', name
+
+    found = {'5, the NumPy MLP of 2024 and 2025': command('mlp_numpy', '128', '', 'mlp_numpy_later')}
+    for units in ('128', '256 128', '512 256 128'):
+        title, name = f'5, PyTorch, {units}', f'mlp_pytorch_later_{units.replace(" ", "-")}'
+        found[title] = command('mlp_pytorch', units, '', name)
+        found[f'{title}, batch normalisation'] = command(
+            'mlp_pytorch', units, ' --use_batch_norm', f'{name}_batch_norm'
+        )
+    return found
+
+
 def commands() -> dict[str, tuple[str, str]]:
     """For each result where it stands, the command behind it and the name of its record."""
-    later = {
-        f'5, PyTorch, {units}{norm}': (
-            f'train_mlp_pytorch.py --hidden_dims {units} {LATER_FLAGS}{flag} --name mlp_pytorch_later_{name}',
-            f'mlp_pytorch_later_{name}',
-        )
-        for units in ('128', '256 128', '512 256 128')
-        for norm, flag, suffix in (('', '', ''), (', batch normalisation', ' --use_batch_norm', '_batch_norm'))
-        for name in [units.replace(' ', '-') + suffix]
-    }
     return {
         '1.2; Table 1, Figure 1': ('train_mlp_numpy.py', 'mlp_numpy'),
         '2, the MLP at its default flags': ('train_mlp_pytorch.py', 'mlp_pytorch'),
@@ -362,10 +367,7 @@ def commands() -> dict[str, tuple[str, str]]:
         '5, the learning rate': (
             'grid_search_mlp_pytorch.py --grid learning_rate', 'grid_search_mlp_pytorch_learning_rate_validation',
         ),
-        '5, the NumPy MLP of 2024 and 2025': (
-            f'train_mlp_numpy.py --hidden_dims 128 {LATER_FLAGS} --name mlp_numpy_later', 'mlp_numpy_later',
-        ),
-        **later,
+        **later_commands(),
         '6, the best of the 486': (
             'train_mlp_pytorch.py --optimizer adam --learning_rate 2e-4 --batch_size 200 '
             '--dnn_hidden_units 400,400,400 --max_steps 3000 --name mlp_pytorch_best', 'mlp_pytorch_best',

@@ -709,6 +709,8 @@ class SeedsTest(unittest.TestCase):
         self.main('--name', 'x')
         path = self.directory / 'results/x.json'
         files.write_json(path, {key: value for key, value in self.summary().items() if key != 'script'})
+        self.main('--name', 'x', '--seeds', '1')
+        self.assertEqual((self.summary()['status'], self.summary()['seeds']), ('finished', [1]))  # both are kept
         self.assertEqual(self.main('--name', 'x')[0], 0)
         self.assertEqual(self.summary()['script'], 'mlp_numpy')
 
