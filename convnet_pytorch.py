@@ -5,7 +5,9 @@ from torch import nn
 from torch.nn import functional
 
 POOL = 0
-LARGEST_PRODUCT = 4  # pixels: on maps of up to 4×4 places the convolution is faster as one matrix product
+# On maps of up to so many pixels each way the convolution is faster as one matrix product. In float32 the product is
+# that of another library, which is slower on some processors.
+LARGEST_PRODUCT, LARGEST_BFLOAT16_PRODUCT = 2, 4
 SMALLEST_IMAGE = 17  # pixels: the five pools leave one place of an image from 17 to 32 pixels
 WIDTHS = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)
 
@@ -29,7 +31,8 @@ class Convolution3x3(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The maps (n_batch, out_channels, height, width) for x (n_batch, in_channels, height, width)."""
         height, width = x.shape[2:]
-        if max(height, width) > LARGEST_PRODUCT or x.device.type != 'cpu':
+        largest = LARGEST_BFLOAT16_PRODUCT if x.dtype == torch.bfloat16 else LARGEST_PRODUCT
+        if max(height, width) > largest or x.device.type != 'cpu':
             return super().forward(x)
         bordered = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         shifted = [bordered[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+import convnet_pytorch
 import experiment
 import ranks
 import script
@@ -23,7 +24,7 @@ import train_mlp_pytorch
 import training_pytorch
 from checkpoints import load_network
 from cifar10_utils import get_cifar10
-from convnet_pytorch import LARGEST_PRODUCT, ConvNet, Convolution3x3
+from convnet_pytorch import ConvNet, Convolution3x3
 from mlp_pytorch import MLP as TorchMLP
 from parsing import FlagError
 from tests.helpers import ROOT, only, read_rows, refused, small_stand_in, temporary_directory, torchrun
@@ -88,7 +89,8 @@ class TorchNetworksTest(unittest.TestCase):
         self.assertLess(logits.min(), 0)  # no probabilities yet
 
     def test_convolution_is_the_library_s(self) -> None:
-        for height, width in ((1, 1), (2, 2), (3, 3), (2, 4), (LARGEST_PRODUCT, LARGEST_PRODUCT), (4, 5), (6, 6)):
+        self.enterContext(mock.patch.object(convnet_pytorch, 'LARGEST_PRODUCT', 4))  # here in float64, too
+        for height, width in ((1, 1), (2, 2), (3, 3), (2, 4), (4, 4), (4, 5), (6, 6)):
             torch.manual_seed(0)
             ours = Convolution3x3(5, 7).double()
             library = torch.nn.Conv2d(5, 7, kernel_size=3, padding=1).double()
@@ -108,11 +110,11 @@ class TorchNetworksTest(unittest.TestCase):
 
     def test_convolution_in_bfloat16_is_the_library_s(self) -> None:
         torch.manual_seed(0)
-        layer, x = Convolution3x3(64, 32), torch.randn(8, 64, 3, 3)
+        layer, x = Convolution3x3(64, 32), torch.randn(8, 64, 3, 3, dtype=torch.bfloat16)
         with training_pytorch.autocast(torch.device('cpu'), 'bfloat16'):
             mine, theirs = layer(x), torch.nn.Conv2d.forward(layer, x)
         self.assertEqual(mine.dtype, torch.bfloat16)
-        exact = layer(x)
+        exact = layer(x.float())
         self.assertLess((mine - theirs).abs().max(), 0.02)
         self.assertLess((mine - exact).norm(), 1.1 * (theirs - exact).norm())
 
