@@ -11,7 +11,8 @@ picks none. A run that diverged counts as chance, one in ten, and is marked.
 
 Each run leaves its record as `train_mlp_pytorch.py` does, all of them in results/normalisation_mlp_pytorch_runs/, and
 one that is finished there is not done again. Out of them come results/normalisation_mlp_pytorch.csv (a row for each
-run), the summary beside it as JSON, and figures/normalisation_mlp_pytorch.png; the folder may then be deleted.
+run), the summary beside it as JSON, and figures/normalisation_mlp_pytorch.png; the folder may then be deleted. A
+comparison takes the place of a smaller one, with fewer rates, sizes or seeds; any other needs another `--name`.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from tqdm import tqdm
 
 import train_mlp_pytorch
 from cifar10_utils import N_CLASSES
-from experiment import DATASET_TITLES, RunRecord, check_output_dir, output_paths, record_name, say
+from experiment import DATASET_TITLES, RunRecord, check_output_dir, output_paths, read_json, record_name, say
 from files import write_csv, write_json
-from flags import defaults, distinct_seeds, positive_float, positive_int
+from flags import PLACE_FLAGS, check_same_flags, defaults, distinct_seeds, file_name, positive_float, positive_int
 from machine import machine, versions
 from parsing import OneLineParser, is_main_process
 from plots import PALETTE, new_figure, save_figure
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 NAME = 'normalisation_mlp_pytorch'
 CHANCE = 1 / N_CLASSES
+LISTS = ('learning_rates', 'batch_sizes', 'seeds')  # the flags with several values
 KINDS = {  # of `--norm`, what it is called, and its colour and mark in the figure
     'none': ('without', PALETTE[1], 'o'),
     'batch_manual': ('batch normalisation', PALETTE[0], 's'),
@@ -76,6 +78,7 @@ def build_parser() -> OneLineParser:
         help='training steps of --batch_size; others see as many examples')  # fmt: skip
     add('--seeds', type=distinct_seeds, default=[42, 43, 44, 45, 46], metavar='N,N,...',
         help='of the weights and the order of the batches; a run of each setting for each')  # fmt: skip
+    add('--name', type=file_name, help=f'of its files; if not given, {NAME}')
     return parser
 
 
@@ -96,7 +99,7 @@ def trainer_flags(setting: Setting, flags: argparse.Namespace) -> argparse.Names
 
     of_trainer = defaults(train_mlp_pytorch.build_parser())
     shared = {flag: vars(flags).get(flag, value) for flag, value in of_trainer.items()}
-    own = {'max_steps': steps(flags.max_steps), 'eval_freq': steps(flags.eval_freq),
+    own = {'max_steps': steps(flags.max_steps), 'eval_freq': steps(flags.eval_freq), 'name': None,
            'output_dir': str(Path(flags.output_dir) / 'results' / f'{NAME}_runs')}  # fmt: skip
     return argparse.Namespace(**shared | own | setting._asdict())
 
@@ -153,9 +156,10 @@ def plot(
     cells: list[Cell], dataset: str, learning_rate: float, batch_size: int, n_examples: int, path: str | Path
 ) -> None:
     """Draws mean and range over the seeds against the learning rates at `batch_size`, and the sizes at that rate."""
+    n_seeds = cells[0]['n_runs']
     figure, panels = new_figure(
         f'MLP in PyTorch on {DATASET_TITLES[dataset]}: test accuracy after {n_examples:,} examples, '
-        f'mean and range over {cells[0]["n_runs"]} seeds', size=(10, 4.6),
+        + ('one seed' if n_seeds == 1 else f'mean and range over {n_seeds} seeds'), size=(10, 4.6),
     )  # fmt: skip
     rates, sizes = panels
     draw(rates, [cell for cell in cells if cell['batch_size'] == batch_size], 'learning_rate')
@@ -196,16 +200,30 @@ def draw(panel: 'Axes', cells: list[Cell], column: str) -> None:
 # The script
 
 
-def write(rows: list[dict[str, object]], flags: argparse.Namespace, dataset: str) -> None:
+def check_name(name: str, flags: argparse.Namespace, dataset: str) -> None:
+    """Raises a FlagError if the files of a name cannot be written, or have a comparison that this one does not hold."""
+    check_output_dir(flags.output_dir, name)
+    path = output_paths(flags.output_dir, name)[1]
+    there = read_json(path)
+    if 'cells' not in there:
+        return
+    before, now = ({**of_flags, 'dataset': of_data} for of_flags, of_data in (
+        (there['flags'], there['dataset']), (vars(flags), dataset)))  # fmt: skip
+    held = {flag for flag in LISTS if set(before[flag]) <= set(now[flag])}
+    may_differ = PLACE_FLAGS - {'dataset', *LISTS} | held
+    check_same_flags(f'{path} (give this one another --name)', before, now, defaults(build_parser()), may_differ)
+
+
+def write(rows: list[dict[str, object]], flags: argparse.Namespace, name: str, dataset: str) -> None:
     """Says the table, and writes CSV, JSON and figure.
 
     Raises:
         OSError: one of them cannot be written.
     """
-    name = record_name(NAME, dataset)
     csv_path, json_path, png_path = paths = output_paths(flags.output_dir, name)
     cells = summarise(rows)
-    say(f'test accuracy, mean ± standard deviation over {len(flags.seeds)} seeds')
+    several = len(flags.seeds) > 1
+    say('test accuracy' + (f', mean ± standard deviation over {len(flags.seeds)} seeds' if several else ''))
     header, lines = table(cells)
     for line in (header, *lines):
         say(''.join(f'{cell:<15}' for cell in line[:2]) + ''.join(f'{cell:<34}' for cell in line[2:]).rstrip())
@@ -218,9 +236,9 @@ def write(rows: list[dict[str, object]], flags: argparse.Namespace, dataset: str
     say('wrote ' + ', '.join(map(str, paths)))
 
 
-def write_part(records: list[tuple[Setting, RunRecord]], output_dir: str) -> None:
+def write_part(records: list[tuple[Setting, RunRecord]], output_dir: str, name: str) -> None:
     """Writes the CSV of the runs that a comparison has finished so far; that of a whole comparison stays."""
-    csv_path, json_path, _ = output_paths(output_dir, record_name(NAME, records[0][1].dataset))
+    csv_path, json_path, _ = output_paths(output_dir, name)
     if not json_path.exists():
         write_csv(csv_path, [row_of(*run) for run in records])
 
@@ -246,7 +264,9 @@ def compare(flags: argparse.Namespace) -> int:
     if is_main_process():
         largest = max(setting.batch_size for setting in settings)
         data = load_data(flags.data_dir, flags.dataset, flags.validation_size, largest)
-        check_output_dir(flags.output_dir, record_name(NAME, data['train'].name))
+        dataset = data['train'].name
+        name = flags.name or record_name(NAME, dataset)
+        check_name(name, flags, dataset)
 
     records: list[tuple[Setting, RunRecord]] = []
     n_runs = len(settings) * len(flags.seeds)
@@ -268,9 +288,9 @@ def compare(flags: argparse.Namespace) -> int:
                     return of_setting[-1].exit_status
         finally:
             if is_main_process() and 0 < len(records) < n_runs:
-                write_part(records, flags.output_dir)
+                write_part(records, flags.output_dir, name)
     if is_main_process():
-        write([row_of(*run) for run in records], flags, records[0][1].dataset)
+        write([row_of(*run) for run in records], flags, name, dataset)
     # A run that diverges is a result here.
     return max((record.exit_status for _, record in records if record.status == 'finished'), default=0)
 

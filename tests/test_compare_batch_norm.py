@@ -22,6 +22,7 @@ from tests.helpers import files_under, only, read_rows, small_stand_in, temporar
 NAME = 'normalisation_mlp_pytorch_synthetic'
 RUNS = 'results/normalisation_mlp_pytorch_runs/results'
 FIELDS = Setting._fields
+OTHER_RATES = ('--learning_rates', '0.002', '0.1', '0.2')
 
 
 def made_up() -> list[compare_batch_norm.Cell]:
@@ -164,12 +165,33 @@ class CompareBatchNormTest(unittest.TestCase):
         self.assertEqual(calls.call_count, 18 - 11)
         rows = (self.directory / f'results/{NAME}.csv').read_text()
         with running as calls:
-            self.assertEqual(self.main('--seeds', '1,2', '--learning_rates', '0.002', '0.1', '0.2')[0], 0)
+            self.assertEqual(self.main('--seeds', '1,2', *OTHER_RATES, '--name', 'other')[0], 0)
         self.assertEqual(calls.call_count, 6)
         with running as calls:
             self.assertEqual(self.main('--seeds', '1,2')[0], 0)
         self.assertEqual(calls.call_count, 0)
         self.assertEqual((self.directory / f'results/{NAME}.csv').read_text(), rows)
+
+    def test_a_comparison_takes_the_place_of_one_that_it_holds_and_of_no_other(self) -> None:
+        self.assertEqual(self.main('--seeds', '1')[0], 0)
+        rows = (self.directory / f'results/{NAME}.csv').read_text()
+        for flags, flag in (
+            (('--seeds', '2'), 'seeds'), (('--seeds', '1', '--max_steps', '9'), 'max_steps'),
+            (('--seeds', '1', '--init', 'kaiming'), 'init'),
+            (('--seeds', '1', '--learning_rates', '0.002'), 'learning_rates'),
+        ):  # fmt: skip
+            with (
+                self.subTest(flag=flag),
+                mock.patch.object(train_mlp_pytorch, 'train', side_effect=AssertionError('it trained')),
+            ):
+                status, _, err = self.main(*flags)
+                self.assertEqual((status, len(err.splitlines())), (2, 1))
+                self.assertIn(f'give this one another --name) belongs to another run: its {flag} is', err)
+        self.assertEqual((self.directory / f'results/{NAME}.csv').read_text(), rows)
+        self.assertEqual(self.main('--seeds', '2', '--name', 'other')[0], 0)
+        self.assertTrue((self.directory / 'figures/other.png').exists())
+        self.assertEqual(self.main('--seeds', '2,1')[0], 0)
+        self.assertEqual(self.summary()['seeds'], [2, 1])
 
     def test_stopped_between_two_runs_it_leaves_the_rows_of_those_that_are_finished(self) -> None:
         train, path = train_mlp_pytorch.train, self.directory / f'results/{NAME}.csv'
