@@ -222,8 +222,9 @@ def download(data_dir: Path, check: Check = check_network) -> Path:
         if made_here:
             with contextlib.suppress(OSError):
                 data_dir.rmdir()
+        missing = ' (there is no such directory)' if made_here else ''
         raise DownloadError(
-            f'no CIFAR-10 in {data_dir}, and the download failed ({one_line(error)}): put {ARCHIVE} '
+            f'no CIFAR-10 in {data_dir}{missing}, and the download failed ({one_line(error)}): put {ARCHIVE} '
             f'(MD5 {ARCHIVE_MD5}) from {URLS[0]} into {data_dir}, or name a directory that '
             f'holds it or {BATCHES_FOLDER} with --data_dir, or use --dataset synthetic'
         ) from error

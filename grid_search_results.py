@@ -357,7 +357,8 @@ def only_writer(output_dir: str, name: str) -> Iterator[None]:
 def what_is_left(settings: list[Setting], runs: list[Run]) -> str:
     """How many settings are done, and how many runs the others need."""
     n_left = sum(map(len, runs))
-    return f'{len(settings) - n_left} of {len(settings)} settings are done; {len(runs)} runs answer the other {n_left}'
+    left = f'; {len(runs)} runs answer the other {n_left}' if runs else ''
+    return f'{len(settings) - n_left} of {len(settings)} settings are done{left}'
 
 
 def print_plan(settings: list[Setting], runs: list[Run], results: Results, n_processes: int) -> None:

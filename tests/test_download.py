@@ -409,7 +409,9 @@ class OrderTest(unittest.TestCase):
                 done = self.train(*args, env=self.environment | environment)
                 self.assertEqual((done.returncode, done.stdout, done.stderr.count('\n')), (2, '', 1))
                 self.assertRegex(
-                    done.stderr, f'no CIFAR-10 in {place}, and the download failed .*refused.*--dataset synthetic'
+                    done.stderr,
+                    rf'no CIFAR-10 in {place} \(there is no such directory\), and the download failed .*refused.*'
+                    '--dataset synthetic',
                 )
                 self.assertEqual(files_under(self.directory), [])
         done = self.train('--data_dir', '', env=self.environment)
