@@ -32,7 +32,7 @@ def trainer(data_dir: str, repeats: int) -> list[Ratio]:
     data = DeviceData(cifar10_utils.get_cifar10(dataset='synthetic', one_hot=False)['train'], torch.device('cpu'))
     for name, script, model, n_steps, at_most in (
         ('MLP', train_mlp_pytorch, TorchMLP(N_PIXELS, [100], N_CLASSES), 500, 1.15),
-        ('ConvNet', train_convnet_pytorch, train_convnet_pytorch.build_model(), 8, 1.03),
+        ('ConvNet', train_convnet_pytorch, train_convnet_pytorch.build_model(), 24, 1.03),
     ):
         flags = script_flags(script, n_steps, dataset='synthetic')
         optimizer = make_optimizer(flags.optimizer, model, LEARNING_RATE)

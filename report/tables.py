@@ -388,17 +388,20 @@ def reproduce(root: Path) -> str:
 
 @table
 def benchmarks(root: Path) -> str:
-    """Every measured pair that something was to be reached for, and what it was measured on."""
+    """Every measured pair that something was to be reached for, and what it was measured on; beside it another's."""
     environment, ratios = read_ratios(root / 'results/benchmark.json')
+    xeon, on_xeon = read_ratios(root / 'results/benchmark_xeon.json')
+    beside = {ratio[:4]: two_digits(ratio.ratio) for measured in on_xeon.values() for ratio in measured}
     rows = [[name, ratio.case, f'{ratio.ours} / {ratio.theirs}', two_digits(ratio.ratio), ratio.spread,
-             f'{ratio.at_most:.3g}', ratio.verdict]
+             f'{ratio.at_most:.3g}', ratio.verdict, beside.get(ratio[:4], '–')]
             for name, measured in ratios.items() for ratio in measured if ratio.at_most is not None]  # fmt: skip
-    header = ['benchmark', 'case', 'pair', 'ratio', '10th to 90th percentile', 'to reach', 'verdict']
+    header = ['benchmark', 'case', 'pair', 'ratio', '10th to 90th percentile', 'to reach', 'verdict', 'on a Xeon']
     libraries = ', '.join(f'{name} {number}' for name, number in environment['versions'].items())
     older, emulated = read_ratios(root / 'results/benchmark_without_bfloat16.json')
     (emulated,) = (ratio for ratio in emulated['convnet'] if ratio.theirs == 'plain')
     return markdown(header, rows) + (
         f'\nOn {environment["machine"]}, {environment["threads"]} threads; {libraries}.\n'
+        f'The last column was measured on {xeon["machine"]}.\n'
         f'On {older["machine"]}, a processor without instructions for bfloat16, the ConvNet in bfloat16 / plain was '
         f'{two_digits(emulated.ratio)}.\n'
     )

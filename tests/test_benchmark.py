@@ -235,7 +235,7 @@ class TrainingTest(unittest.TestCase):
             contextlib.redirect_stdout(io.StringIO()),
         ):
             training.trainer('', 1)
-        self.assertEqual(steps, {'trainer': 508, 'bare': 508})
+        self.assertEqual(steps, {'trainer': 524, 'bare': 524})
 
     def test_evaluations_of_the_same_images(self) -> None:
         torch.manual_seed(0)
