@@ -109,7 +109,7 @@ def add_run_flags(
     `epochs` is whether a run's length may be said in epochs, too.
     """
     add = parser.add_argument
-    add('--learning_rate', type=positive_float, default=learning_rate, help='step size')
+    add('--learning_rate', '--lr', type=positive_float, default=learning_rate, metavar='RATE', help='step size')
     add('--max_steps', type=positive_int, default=max_steps, action=_StepsAction, help='number of training steps')
     if epochs:
         add('--epochs', type=partial(positive_int, limit=MAX_EPOCHS),
@@ -271,8 +271,6 @@ def add_norm_flag(parser: OneLineParser, norms: Iterable[str]) -> None:
 def add_later_names(parser: OneLineParser, batch_norm: str) -> None:
     """Adds what the course has called some flags since 2021; `--use_batch_norm` is the `--norm` of this name."""
     add = parser.add_argument
-    add('--lr', type=positive_float, dest='learning_rate', default=argparse.SUPPRESS, metavar='RATE',
-        help='the same as --learning_rate')  # fmt: skip
     add('--hidden_dims', type=partial(positive_int, limit=MAX_WIDTH), nargs='*', dest='dnn_hidden_units',
         default=argparse.SUPPRESS, metavar='N', help='as --dnn_hidden_units, with spaces in between')  # fmt: skip
     add('--use_batch_norm', action='store_const', const=batch_norm, dest='norm', default=argparse.SUPPRESS,

@@ -88,7 +88,8 @@ def build_parser() -> OneLineParser:
               'dnn_hidden_units': hidden_layers, 'optimizer': str.lower}  # fmt: skip
     for flag, check in checks.items():
         choices = list(OPTIMIZERS) if flag == 'optimizer' else None
-        parser.add_argument(f'--{flag}', type=check, choices=choices, nargs='+', help='the values to try')
+        short = ['--lr'] if flag == 'learning_rate' else []
+        parser.add_argument(f'--{flag}', *short, type=check, choices=choices, nargs='+', help='the values to try')
     parser.add_argument('--grid', choices=list(GRIDS), action=_GridAction, help='the values of REPORT.md')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--processes', type=positive_int,

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 import cifar10_utils
+import compare_batch_norm
+import grid_search_mlp_pytorch
+import train_convnet_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
 from checkpoints import load_network
@@ -47,6 +50,12 @@ class FlagsTest(unittest.TestCase):
             self.assertEqual(later, earlier)
             self.assertEqual(parse(trainer, '--hidden_dims').dnn_hidden_units, [])
             self.assertIn('from 1 to 100000', refused(self, trainer, '--hidden_dims', '0'))
+
+    def test_every_script_that_trains_knows_lr(self) -> None:
+        for script, value in (
+            (train_convnet_pytorch, 0.1), (compare_batch_norm, 0.1), (grid_search_mlp_pytorch, [0.1]),
+        ):  # fmt: skip
+            self.assertEqual(parse(script, '--lr', '0.1').learning_rate, value)
 
     def test_activations(self) -> None:
         expected = {
