@@ -8,7 +8,8 @@
                 record.add(step, train=(accuracy, loss), test=(accuracy, loss))
 
 However the block ends, what was evaluated is then on disk: results/NAME.csv and .json, figures/NAME.png, and the
-network in networks/. This module never imports PyTorch, and Matplotlib only to draw.
+network in networks/. Until then, and where the process is killed, its evaluations are in results/NAME_running.csv. This
+module never imports PyTorch, and Matplotlib only to draw.
 """
 
 import contextlib
@@ -274,6 +275,9 @@ class RunRecord:
         if not is_finite(row):
             self.status = 'diverged'
             self.say(f'diverged at step {step + 1}')
+        if self.output_dir is not None:
+            with contextlib.suppress(OSError):  # what keeps it from being written will keep the others from it, too
+                write_csv(output_paths(self.output_dir, f'{self.name}_running')[0], self.rows)
 
     def say(self, line: str) -> None:
         """Says a line, unless the run is quiet."""
@@ -334,6 +338,8 @@ class RunRecord:
         written = []
         for path, write in outputs.items():
             written += [path] if self.attempt(path, write) else []
+        if csv_path in written:
+            output_paths(output_dir, f'{self.name}_running')[0].unlink(missing_ok=True)
         self.say('wrote ' + ', '.join(map(str, written)))
         return written
 

@@ -142,6 +142,27 @@ class RecordTest(unittest.TestCase):
             stderr.getvalue(), r'cannot write .*mlp.csv: .*is a directory\ncannot write .*mlp.png: no font\n'
         )
 
+    def test_the_evaluations_of_a_process_that_is_killed_are_there(self) -> None:
+        with temporary_directory() as directory:
+            running, csv = directory / 'results/mlp_running.csv', directory / 'results/mlp.csv'
+            for fails in (True, False):
+                record = self.record(output_dir=str(directory))
+                with (
+                    contextlib.redirect_stderr(io.StringIO()),
+                    mock.patch.object(record, 'attempt', return_value=False) if fails else contextlib.nullcontext(),
+                    record.running() as steps,
+                ):
+                    for step in steps:
+                        record.add(step, (0.5, 1.0), (0.1, 1.0))
+                        self.assertEqual(
+                            [row['step'] for row in read_rows(running)], [f'{i + 1}' for i in range(step + 1)]
+                        )
+                        self.assertFalse(csv.exists())
+                self.assertEqual((running.exists(), csv.exists()), (fails, not fails))
+            with mock.patch.object(experiment, 'write_csv', side_effect=OSError('full')):
+                record.add(5, (0.5, 1.0), (0.1, 1.0))
+            self.assertEqual((len(record.rows), record.exit_status), (6, 0))
+
     def test_nothing_takes_the_place_of_a_finished_run(self) -> None:
         with temporary_directory() as directory:
             self.follow([1.0] * 3).write(directory)
