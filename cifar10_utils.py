@@ -96,8 +96,8 @@ class DataSet:
         self.name = name
         self.pixels = pixels
         self.classes = classes
-        self.mean_image = mean_image
-        self.std_image = std_image
+        self.mean_image = mean_image.copy()  # its own, so that who changes it does not change the other parts'
+        self.std_image = None if std_image is None else std_image.copy()
         self.one_hot = one_hot
         # The generator itself, since the module that offers its functions cannot be pickled.
         self.rng = np.random.shuffle.__self__ if rng is None else rng
@@ -154,7 +154,7 @@ class DataSet:
             self.order = self.order[permutation]
             self.position = 0
             self.epochs_completed += 1
-        indices = self.order[self.position : self.position + batch_size]
+        indices = self.order[self.position : self.position + batch_size].copy()
         self.position += batch_size
         return indices
 

@@ -290,6 +290,7 @@ def compare(flags: argparse.Namespace) -> int:
             if is_main_process() and 0 < len(records) < n_runs:
                 write_part(records, flags.output_dir, name)
     if is_main_process():
+        check_name(name, flags, dataset)  # which another comparison may have taken since
         write([row_of(*run) for run in records], flags, name, dataset)
     # A run that diverges is a result here.
     return max((record.exit_status for _, record in records if record.status == 'finished'), default=0)

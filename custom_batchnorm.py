@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import Function, FunctionCtx
 
-from normalisation import apply_to_batches, ask_once, row_blocks, second_gradients, wide
+from normalisation import apply_to_batches, ask_once, check_input, row_blocks, second_gradients, wide
 
 
 class CustomBatchNorm(nn.Module):
@@ -48,10 +48,9 @@ class CustomBatchNorm(nn.Module):
         the running ones.
 
         Raises:
-            ValueError: the input has another shape, or is a single row in training mode.
+            ValueError: the input has another shape or whole numbers, or is a single row in training mode.
         """
-        if input.dim() != 2 or input.shape[1] != self.n_neurons:
-            raise ValueError(f'input must have shape (n_batch, {self.n_neurons}), got {tuple(input.shape)}')
+        check_input(input, self.n_neurons)
         if self.training and len(input) < 2:
             raise ValueError(f'a training batch must have at least two rows, or there is no variance, got {len(input)}')
         if self.training:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import Function, FunctionCtx
 
-from normalisation import apply_to_batches, ask_once, row_blocks, second_gradients, wide
+from normalisation import apply_to_batches, ask_once, check_input, row_blocks, second_gradients, wide
 
 
 class CustomLayerNorm(nn.Module):
@@ -41,10 +41,9 @@ class CustomLayerNorm(nn.Module):
         """The normalised input, of its shape (n_batch, n_neurons) and type.
 
         Raises:
-            ValueError: the input has another shape.
+            ValueError: the input has another shape, or whole numbers.
         """
-        if input.dim() != 2 or input.shape[1] != self.n_neurons:
-            raise ValueError(f'input must have shape (n_batch, {self.n_neurons}), got {tuple(input.shape)}')
+        check_input(input, self.n_neurons)
         return self.normalise(input)
 
     def normalise(self, input: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from files import write_json
 from flags import add_data_dir_flag, add_views_flag
 from machine import machine, versions
 from metrics import calibration, confusion_matrix, confusion_matrix_to_metrics
-from parsing import FlagError, OneLineParser, file_path
+from parsing import FlagError, OneLineParser, check_not_launched, file_path
 from pictures import PictureError, read_picture
 from plots import plot_confusion_matrix
 from script import run_script
@@ -63,6 +63,7 @@ def work(flags: argparse.Namespace) -> int:
     Raises:
         DataError, FlagError: a file cannot be used, or the flags cannot be followed.
     """
+    check_not_launched()
     networks = load_networks(flags.networks)
     if flags.image:
         if flags.dataset:

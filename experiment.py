@@ -8,7 +8,7 @@
                 record.add(step, train=(accuracy, loss), test=(accuracy, loss))
 
 However the block ends, what was evaluated is then on disk: results/NAME.csv and .json, figures/NAME.png, and the
-network in networks/. Until then, and where the process is killed, its evaluations are in results/NAME_running.csv. This
+network in networks/. Until then, and where the process is killed, its evaluations are in results/NAME.csv.running. This
 module never imports PyTorch, and Matplotlib only to draw.
 """
 
@@ -17,6 +17,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -277,7 +278,7 @@ class RunRecord:
             self.say(f'diverged at step {step + 1}')
         if self.output_dir is not None:
             with contextlib.suppress(OSError):  # what keeps it from being written will keep the others from it, too
-                write_csv(output_paths(self.output_dir, f'{self.name}_running')[0], self.rows)
+                write_csv(running_path(self.output_dir, self.name), self.rows)
 
     def say(self, line: str) -> None:
         """Says a line, unless the run is quiet."""
@@ -313,7 +314,12 @@ class RunRecord:
         """
         self.say(self.table())
         name = self.name
-        if self.status != 'finished' and read_json(output_paths(output_dir, name)[1]).get('status') == 'finished':
+        try:
+            if self.status == 'finished' and self.output_dir is not None:
+                self._check_name()
+        except FlagError:  # another run has taken the name since this one began
+            name = f'{name}_process={os.getpid()}'
+        while self.status != 'finished' and read_json(output_paths(output_dir, name)[1]).get('status') == 'finished':
             name = f'{name}_{self.status}'
         csv_path, json_path, png_path, *network_path = output_paths(
             output_dir, name, self.network.suffix if self.network and self.kept_row else ''
@@ -339,7 +345,7 @@ class RunRecord:
         for path, write in outputs.items():
             written += [path] if self.attempt(path, write) else []
         if csv_path in written:
-            output_paths(output_dir, f'{self.name}_running')[0].unlink(missing_ok=True)
+            running_path(output_dir, self.name).unlink(missing_ok=True)
         self.say('wrote ' + ', '.join(map(str, written)))
         return written
 
@@ -390,18 +396,23 @@ class RunRecord:
             return False
         csv_path, json_path, *_ = output_paths(self.output_dir, self.name)
         there = read_json(json_path)
-        if there.get('status') != 'finished' or not csv_path.exists():
+        rows = read_rows(csv_path) if csv_path.exists() else []
+        if there.get('status') != 'finished' or not rows:
             return False
-        self.rows = read_rows(csv_path)
+        self.rows = rows
         self.seconds = there['seconds']
         self.say(f'{self.name} is done already')
         return True
 
 
 def say(line: str) -> None:
-    """Prints a line, above the progress bar and at once; without a word where nobody reads or the disk is full."""
+    """Prints a line, above the progress bar and at once; without a word where nobody reads or the disk is full.
+
+    A character that the terminal has not becomes a question mark.
+    """
     with contextlib.suppress(OSError, ValueError):
-        tqdm.write(line)
+        encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+        tqdm.write(line.encode(encoding, 'replace').decode(encoding))
         sys.stdout.flush()
 
 
@@ -413,6 +424,12 @@ def output_paths(output_dir: str | Path, name: str, network_suffix: str = '') ->
     results, figures, networks = (Path(output_dir) / folder for folder in ('results', 'figures', 'networks'))
     paths = [results / f'{name}.csv', results / f'{name}.json', figures / f'{name}.png']
     return paths + ([networks / f'{name}{network_suffix}'] if network_suffix else [])
+
+
+def running_path(output_dir: str | Path, name: str) -> Path:
+    """The path of the evaluations of the run `name` while it lasts; no other run has a file of this kind."""
+    csv_path = output_paths(output_dir, name)[0]
+    return csv_path.with_name(f'{csv_path.name}.running')
 
 
 def check_output(path: Path, output_dir: str) -> None:

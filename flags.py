@@ -207,23 +207,19 @@ def add_mlp_flags(parser: OneLineParser, activations: Iterable[str], inits: Iter
     add = parser.add_argument
     add('--dnn_hidden_units', type=hidden_units, default=[100], metavar='N,N,...',
         help='widths of the hidden layers; an empty string for none')  # fmt: skip
-    add('--activation', choices=list(activations), action=_ActivationAction, default='relu',
+    add('--activation', choices=list(activations), default='relu',
         help=f'after each hidden layer; leaky_relu has a --neg_slope of {LEAKY_SLOPE} if none is given')  # fmt: skip
     add('--neg_slope', type=non_negative_float, default=0.0, help='slope of the rectifiers below zero')
     add('--init', choices=list(inits), default=init,
         help="initial weights: the report's tiny ones, Kaiming's, or PyTorch's own")  # fmt: skip
     add('--dropout', type=share, default=0.0, help="share of each hidden layer's outputs that training drops")
+    parser.consequences.append(follow_activation)
 
 
-class _ActivationAction(argparse.Action):
-    """Sets the activation and, for a leaky one, a slope, which a `--neg_slope` before or after it replaces."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str, option: str | None = None
-    ) -> None:
-        namespace.activation = value
-        if value == 'leaky_relu' and not namespace.neg_slope:
-            namespace.neg_slope = LEAKY_SLOPE
+def follow_activation(flags: argparse.Namespace, given: set[str]) -> None:
+    """Gives a leaky activation its slope, where no `--neg_slope` does."""
+    if flags.activation == 'leaky_relu' and 'neg_slope' not in given:
+        flags.neg_slope = LEAKY_SLOPE
 
 
 def check_mlp(hidden_units: list[int], activation: str, neg_slope: float, dropout: float) -> None:

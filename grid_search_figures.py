@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiment import DATASET_TITLES, best_row, output_paths, score
+from experiment import DATASET_TITLES, best_row, output_paths, say, score
 from flags import hidden_units
 from plots import PALETTE, new_figure, plot_curves, save_figure
 
@@ -52,12 +52,12 @@ def show(runs: Runs, name: str, dataset: str, output_dir: str) -> None:
 
 def print_ranking(best: dict[NamedTuple, dict[str, object]], picked_by: str) -> None:
     """Prints the ten best settings, given the best evaluation of each, the best setting first."""
-    print(f'{picked_by:<22}{"at step":<10}setting (best of {len(best)})')
+    say(f'{picked_by:<22}{"at step":<10}setting (best of {len(best)})')
     for setting, row in itertools.islice(best.items(), 10):
-        print(f'{score(row):<22.4f}{row["step"]:<10}{describe(setting)}')
+        say(f'{score(row):<22.4f}{row["step"]:<10}{describe(setting)}')
     if picked_by == 'validation accuracy':
         row = next(iter(best.values()))
-        print(f'test accuracy of the first, picked by its validation accuracy: {row["test_acc"]:.4f}')
+        say(f'test accuracy of the first, picked by its validation accuracy: {row["test_acc"]:.4f}')
 
 
 def describe(setting: NamedTuple) -> str:

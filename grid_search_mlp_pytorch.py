@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 import train_mlp_pytorch
-from experiment import best_row, check_output_dir, score
+from experiment import best_row, check_output_dir, say, score
 from flags import add_seed_flag, defaults, positive_float, positive_int
 from grid_search_figures import FIGURES, show
 from grid_search_results import (
@@ -58,8 +58,8 @@ from grid_search_results import (
     what_is_left,
 )
 from machine import usable_cores
-from parsing import FlagError, OneLineParser
-from ranks import launched, pick_device
+from parsing import FlagError, OneLineParser, launched
+from ranks import pick_device
 from script import load_data, run_script
 from stopping import exit_status
 from training_pytorch import OPTIMIZERS
@@ -90,7 +90,8 @@ def build_parser() -> OneLineParser:
         choices = list(OPTIMIZERS) if flag == 'optimizer' else None
         short = ['--lr'] if flag == 'learning_rate' else []
         parser.add_argument(f'--{flag}', *short, type=check, choices=choices, nargs='+', help='the values to try')
-    parser.add_argument('--grid', choices=list(GRIDS), action=_GridAction, help='the values of REPORT.md')
+    parser.add_argument('--grid', choices=list(GRIDS), help='the values of REPORT.md')
+    parser.consequences.append(follow_grid)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--processes', type=positive_int,
         help='runs at a time, on one core or GPU each; as many as this process may use if not given')  # fmt: skip
@@ -104,16 +105,11 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-class _GridAction(argparse.Action):
-    """Sets the grid and what it shares among its runs, which a flag before or after it replaces."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: str, option: str | None = None
-    ) -> None:
-        namespace.grid = value
-        for flag, shared in SHARED_BY_GRID.get(value, {}).items():
-            if getattr(namespace, flag) == parser.get_default(flag):
-                setattr(namespace, flag, shared)
+def follow_grid(flags: argparse.Namespace, given: set[str]) -> None:
+    """Sets what the runs of a grid share, where no flag does."""
+    for flag, shared in SHARED_BY_GRID.get(flags.grid, {}).items():
+        if flag not in given:
+            setattr(flags, flag, shared)
 
 
 # A run
@@ -255,7 +251,7 @@ def dask_executor(address: str) -> Iterator[Executor]:
     with client:
         client.run_on_scheduler(find_project)
         client.register_worker_callbacks(find_project)
-        print(f'the cluster at work: {client.dashboard_link}', flush=True)
+        say(f'the cluster at work: {client.dashboard_link}')
         yield client.get_executor(pure=False, retries=1)
 
 
@@ -301,7 +297,7 @@ def search(flags: argparse.Namespace) -> None:
             print_plan(settings, runs, results, flags.processes or usable(flags.device))
             return
         if trains and results.rows:
-            print(what_is_left(settings, runs), flush=True)
+            say(what_is_left(settings, runs))
         failures = train_all(runs, flags, results) if trains and runs else []
         if results.rows:
             show(by_setting(results.rows), name, flags.dataset, flags.output_dir)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from cifar10_utils import N_CLASSES, N_PIXELS
-from experiment import is_finite, output_paths, record_name
+from experiment import is_finite, output_paths, record_name, say
 from files import write_csv, write_json
 from flags import check_same_flags, hidden_units, positive_float, positive_int
 from machine import machine, versions
@@ -366,8 +366,8 @@ def print_plan(settings: list[Setting], runs: list[Run], results: Results, n_pro
     for run in runs:
         optimizer, learning_rate, batch_size, units, _ = run[0]
         steps = ','.join(str(setting.max_steps) for setting in run)
-        print(f'{optimizer:<9} lr {learning_rate:<8g} batch {batch_size:<5} units {units:<20} steps {steps}')
-    print(what_is_left(settings, runs))
+        say(f'{optimizer:<9} lr {learning_rate:<8g} batch {batch_size:<5} units {units:<20} steps {steps}')
+    say(what_is_left(settings, runs))
     if runs and (speed := results.speed()):
         hours = sum(arithmetic(run[-1]) for run in runs) / speed / n_processes / 3600
-        print(f'time left on {n_processes} process(es), at the speed of the runs done: {hours:.2f} hours')
+        say(f'time left on {n_processes} process(es), at the speed of the runs done: {hours:.2f} hours')

@@ -78,6 +78,12 @@ def floating(x: np.ndarray) -> np.ndarray:
     return x if np.issubdtype(x.dtype, np.inexact) else x.astype(np.float64)
 
 
+def wide(x: np.ndarray) -> np.ndarray:
+    """The same numbers in float32 or wider: sums of float16 overflow above 65,504, and 1e-10 is none of its numbers."""
+    x = floating(x)
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
 INITS = ('report', 'kaiming', 'torch')
 
 
@@ -295,7 +301,7 @@ class BatchNormModule(Module):
         check_shape('x', x, ('n_batch', len(self.params['gamma'])))
         if self.training and len(x) < 2:
             raise ValueError(f'a training batch must have at least two rows, or there is no variance, got {len(x)}')
-        x = floating(x)
+        x = wide(x)
         mean = x.mean(axis=0) if self.training else self.buffers['running_mean']
         x_hat = x - mean
         if self.training:
@@ -328,6 +334,7 @@ class BatchNormModule(Module):
         """
         x_hat, rstd, training = self.cache
         check_shape('dout', dout, x_hat.shape)
+        dout = wide(dout)
         dbeta, dgamma = dout.sum(axis=0), sum_of_products(dout, x_hat)
         self.grads['beta'][...], self.grads['gamma'][...] = dbeta, dgamma
         if not self.needs_dx:
@@ -365,7 +372,7 @@ class LayerNormModule(Module):
             ValueError: x has another shape.
         """
         check_shape('x', x, ('n_batch', len(self.params['gamma'])))
-        x = floating(x)
+        x = wide(x)
         x_hat = x - x.mean(axis=1, keepdims=True)
         rstd = 1 / np.sqrt(np.einsum('ni,ni->n', x_hat, x_hat)[:, np.newaxis] / x.shape[1] + self.eps)
         x_hat *= rstd
@@ -387,6 +394,7 @@ class LayerNormModule(Module):
         """
         x_hat, rstd = self.cache
         check_shape('dout', dout, x_hat.shape)
+        dout = wide(dout)
         np.sum(dout, axis=0, out=self.grads['beta'])
         self.grads['gamma'][...] = sum_of_products(dout, x_hat)
         if not self.needs_dx:
@@ -447,6 +455,7 @@ class CrossEntropyModule(Module):
         Raises:
             ValueError: y is none of the labels above.
         """
+        x = wide(x)
         if y.ndim == 1:
             return float(-np.log(x[self._labelled(x, y)] + self.EPS).sum() / len(x))
         check_shape('y', y, x.shape)
@@ -458,6 +467,7 @@ class CrossEntropyModule(Module):
         Raises:
             ValueError: y is none of the labels above.
         """
+        x = wide(x)
         if y.ndim == 1:
             dx, labelled = np.zeros_like(x), self._labelled(x, y)
             dx[labelled] = -1 / ((x[labelled] + self.EPS) * len(x))

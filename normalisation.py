@@ -38,6 +38,14 @@ def wide(*tensors: torch.Tensor) -> torch.dtype:
     return dtype
 
 
+def check_input(input: torch.Tensor, n_neurons: int) -> None:
+    """Raises a ValueError unless the input is (n_batch, n_neurons), in floating point, which alone has fractions."""
+    if input.dim() != 2 or input.shape[1] != n_neurons:
+        raise ValueError(f'input must have shape (n_batch, {n_neurons}), got {tuple(input.shape)}')
+    if not input.is_floating_point():
+        raise ValueError(f'input must be of a floating point type, got {input.dtype}')
+
+
 def ask_once(forward: Callable) -> Callable:
     """Keeps the signature of a Function's forward pass, for which `apply` asks at each call: a tenth of a small one."""
     forward.__signature__ = inspect.signature(forward)

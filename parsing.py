@@ -15,7 +15,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +36,9 @@ class OneLineParser(argparse.ArgumentParser):
             'epilog': '@FILE stands for the flags in a file; of two values of a flag the later one counts'
         } | kwargs
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        # What follows from some flags for others, wherever on the command line these stand: each is called with the
+        # flags and the names of those that were given, and sets others.
+        self.consequences: list[Callable[[argparse.Namespace, set[str]], None]] = []
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -46,7 +49,14 @@ class OneLineParser(argparse.ArgumentParser):
             words = [flag for word in words for flag in flags_of(word)]
         except FlagError as error:
             self.error(str(error))
-        return super().parse_known_args(words, namespace)
+        flags, unknown = super().parse_known_args(words, namespace)
+        if self.consequences:
+            nothing = object()
+            again, _ = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(vars(flags), nothing)))
+            given = {flag for flag, value in vars(again).items() if value is not nothing}
+            for follow in self.consequences:
+                follow(flags, given)
+        return flags, unknown
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with this line on stderr and exit status 2."""
@@ -85,7 +95,9 @@ def flags_of(word: str, inside: tuple[str, ...] = ()) -> list[str]:
         raise FlagError(f'{path} names itself: take out its @{path}')
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
-        lexer = shlex.shlex(re.sub(r'(?m)(^|\s)#.*', '', text), posix=True)
+        # A comment, or what stands in quotes and may hold a # of its own.
+        text = re.sub(r'(?m)(?<!\S)#.*|("[^"]*"|\'[^\']*\')', lambda found: found[1] or '', text)
+        lexer = shlex.shlex(text, posix=True)
         lexer.whitespace_split, lexer.commenters, lexer.escape = True, '', ''  # a backslash is part of a Windows path
         return [flag for word in lexer for flag in flags_of(word, (*inside, path))]
     except OSError as error:
@@ -118,6 +130,17 @@ def one_line_errors(parser: OneLineParser) -> Iterator[None]:
         parser.fail(one_line(error))
 
 
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return 'TORCHELASTIC_RUN_ID' in os.environ
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that prints and writes: under torchrun rank 0, else any."""
-    return 'TORCHELASTIC_RUN_ID' not in os.environ or os.environ['RANK'] == '0'
+    return not launched() or os.environ['RANK'] == '0'
+
+
+def check_not_launched() -> None:
+    """Raises a FlagError under torchrun: for a script whose processes would not share its work, but each do it all."""
+    if launched():
+        raise FlagError('not under torchrun, whose processes would each do all of this: use python')

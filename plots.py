@@ -31,13 +31,17 @@ def new_figure(
 ) -> tuple['Figure', list['Axes']]:
     """An empty figure in the look that all figures have, of `size` inches, and its panels, row after row."""
     # Without pyplot, which would look for a display and takes longer to import. A backend that the environment names is
-    # of no use here, and may be one that this machine has not; and no style of the user's changes the look.
+    # of no use here, and may be one that this machine has not; and no style of the user's changes the look, which is
+    # theirs again once the figure is saved.
     with environment(MPLBACKEND='agg'):
         import matplotlib
         from matplotlib.figure import Figure
+    look = contextlib.ExitStack()
+    look.enter_context(matplotlib.rc_context())
     matplotlib.rcdefaults()
 
     figure = Figure(figsize=size, layout='constrained')
+    figure.look = look
     figure.suptitle('\n'.join(textwrap.wrap(title, width=int(10 * size[0]))))
     panels = list(figure.subplots(n_rows, n_panels // n_rows, squeeze=False).flat)
     for panel in panels:
@@ -58,8 +62,8 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def save_figure(figure: 'Figure', path: Path) -> None:
-    """Writes a figure into the PNG file `path`."""
-    with atomic_file(path) as file:
+    """Writes a figure of `new_figure` into the PNG file `path`."""
+    with figure.look, atomic_file(path) as file:
         figure.savefig(file, format='png', dpi=120)
 
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from cifar10_files import one_line
 from cifar10_utils import DataError
-from parsing import FlagError
+from parsing import FlagError, launched
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,11 +43,6 @@ def pick_device(name: str) -> torch.device:
         raise FlagError(f'--nproc_per_node must be at most the number of GPUs, {n_gpus}; or use --device cpu')
     torch.cuda.set_device(local_rank)  # collectives of Python objects use the current one
     return torch.device(name, local_rank)
-
-
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return dist.is_torchelastic_launched()
 
 
 class Ranks(NamedTuple):

@@ -33,7 +33,7 @@ from flags import (
 from metrics import accuracy, confusion_matrix, confusion_matrix_to_metrics
 from mlp_numpy import ACTIVATIONS, MLP, NORMS
 from modules import INITS, CrossEntropyModule
-from parsing import OneLineParser
+from parsing import OneLineParser, check_not_launched
 from schedules import SHAPES, Schedule, check_share
 from script import load_data, main, run_length
 
@@ -160,6 +160,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     Raises:
         DataError, FlagError: the data cannot be had, or the flags cannot be followed.
     """
+    check_not_launched()
     check_mlp(flags.dnn_hidden_units, flags.activation, flags.neg_slope, flags.dropout)
     check_norm(flags.norm, flags.dnn_hidden_units, flags.batch_size)
     rng = np.random.RandomState(flags.seed)

@@ -33,8 +33,7 @@ from flags import (
 from metrics import confusion_matrix, confusion_matrix_to_metrics
 from mlp_pytorch import ACTIVATIONS, MLP, NORMS
 from modules import INITS
-from parsing import OneLineParser
-from ranks import launched
+from parsing import OneLineParser, launched
 from script import main
 from training_pytorch import add_training_flags, check_float32, check_optimizer, train_model
 

@@ -69,9 +69,9 @@ class DeviceData:
         with warnings.catch_warnings():  # PyTorch warns of arrays that are read-only; nothing here writes to these
             warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
             self.pixels = torch.from_numpy(data.pixels).to(device)
+            self.mean_image = torch.from_numpy(data.mean_image).to(device)
+            self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
         self.labels = torch.from_numpy(data.classes.astype(np.int64)).to(device)
-        self.mean_image = torch.from_numpy(data.mean_image).to(device)
-        self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
 
     def examples(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The images (n, 3, 32, 32) float32, centred, and the labels (n,) int64 with these indices."""
@@ -96,11 +96,13 @@ def evaluate(
 ) -> tuple[float, float]:
     """The accuracy and the mean cross-entropy over every example of `data` exactly once, shared out over the ranks.
 
-    The probabilities are averaged over `n_views` views of each image; see `augmentation.views`.
+    In evaluation mode, and back into the mode that the model was in. The probabilities are averaged over `n_views`
+    views of each image; see `augmentation.views`.
     """
     if ranks.n_ranks > 1:  # a training step leaves each rank with running statistics of its own
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+    training = model.training
     model.eval()
     share = np.array_split(np.arange(data.data.num_examples), ranks.n_ranks)[ranks.rank]
     totals = torch.zeros(2, device=data.device, dtype=torch.float32 if data.device.type == 'mps' else torch.float64)
@@ -112,7 +114,7 @@ def evaluate(
             logits = average_of(logits, [weight for _, weight in views(pixels, n_views)])
             correct = (logits.argmax(dim=1) == labels).sum()
             totals += torch.stack([correct, cross_entropy(logits.float(), labels, reduction='sum')])
-    model.train()
+    model.train(training)
     return tuple((sum_over_ranks(totals, ranks) / data.data.num_examples).tolist())
 
 

@@ -344,6 +344,34 @@ class WholeNumbersTest(ModuleTestCase):
             self.assertEqual(CrossEntropyModule().forward(x, labels), expected[0])
             np.testing.assert_array_equal(CrossEntropyModule().backward(x, labels), expected[1])
 
+    def test_probabilities(self) -> None:
+        for y in (np.array([0, 1, 1]), np.eye(3)):
+            whole, module = np.eye(3, dtype=int), CrossEntropyModule()
+            np.testing.assert_array_equal(module.backward(whole, y), module.backward(whole.astype(float), y))
+            self.assertEqual(module.forward(whole, y), module.forward(whole.astype(float), y))
+
+
+class HalfPrecisionTest(ModuleTestCase):
+    """What sums or takes logarithms does so in float32 at least: float16 ends at 65,504, and has no 1e-10."""
+
+    def test_normalisations(self) -> None:
+        x, dout = (self.rng.randn(4096, 8) * 20).astype(np.float16), self.rng.randn(4096, 8).astype(np.float16)
+        x[:, :4] *= 10
+        for ours in (BatchNormModule, LayerNormModule):
+            results = []
+            for dtype in (np.float16, np.float64):
+                module = ours(8)
+                out, dx = module.forward(x.astype(dtype)), module.backward(dout.astype(dtype) * 20)
+                results.append([out, dx, *module.grads.values(), *module.buffers.values()])
+            for actual, expected in zip(*results, strict=True):
+                np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+    def test_cross_entropy(self) -> None:
+        x, module = np.array([[0, 1], [0.25, 0.75]]), CrossEntropyModule()
+        for y in (np.array([0, 1]), np.eye(2)):
+            self.assertAlmostEqual(module.forward(x.astype(np.float16), y), module.forward(x, y), places=5)
+            np.testing.assert_allclose(module.backward(x.astype(np.float16), y), module.backward(x, y), rtol=1e-5)
+
 
 class CrossEntropyModuleTest(ModuleTestCase):
     def test_gradients(self) -> None:

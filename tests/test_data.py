@@ -337,6 +337,10 @@ class BatchFilesTest(unittest.TestCase):
             data['test'].images[:], data['test'].labels[:] = 0, 0
             data['test'].mean_image[:] = 0
             np.testing.assert_array_equal(data['test'].classes, before)
+            self.assertGreater(data['train'].mean_image.min(), 0)
+            order = data['train'].order.copy()
+            data['train'].next_indices(3)[:] = 0
+            np.testing.assert_array_equal(data['train'].order, order)
         self.assertGreater(get_cifar10(dataset='synthetic')['train'].mean_image.min(), 0)
 
     def test_the_same_files_are_read_once_and_others_anew(self) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -32,6 +33,7 @@ from tests.helpers import (
     files_under,
     needs_real_data,
     only,
+    refused,
     run_script,
     small_stand_in,
     temporary_directory,
@@ -293,6 +295,13 @@ class EvaluationTest(unittest.TestCase):
             self.assertEqual((status, err.count('\n'), out), (2, 1, ''), err)
             self.assertRegex(err, reason)
             self.assertEqual(files_under(self.directory), before)
+
+    def test_not_under_torchrun(self) -> None:
+        train(train_mlp_numpy, self.directory, 'x')
+        with mock.patch.dict(os.environ, TORCHELASTIC_RUN_ID='x', RANK='0'):
+            status, _, err = run(self.directory / 'networks/x.npz', '--output_dir', self.directory)
+            self.assertIn('not under torchrun', refused(self, train_mlp_numpy))
+        self.assertEqual((status, 'not under torchrun' in err), (2, True))
 
     def test_pictures(self) -> None:
         for name in ('one', 'two'):

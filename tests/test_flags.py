@@ -48,6 +48,18 @@ class TypesTest(unittest.TestCase):
                     kind(text)
 
 
+class FlagFileTest(unittest.TestCase):
+    def test_comments_and_quotes(self) -> None:
+        for text, words in (
+            ('--name "run #2" # a comment, and no "quote', ['--name', 'run #2']),
+            ("# don't\n--name 'a # b' --lr 1 #\n#end", ['--name', 'a # b', '--lr', '1']),
+            ('--name run#2\t#no\n"--x"', ['--name', 'run#2', '--x']),
+        ):
+            with temporary_directory() as directory:
+                (directory / 'flags.txt').write_text(text)
+                self.assertEqual(parsing.flags_of(f'@{directory}/flags.txt'), words)
+
+
 class MainProcessTest(unittest.TestCase):
     def test_rank_0_alone_prints_and_writes(self) -> None:
         for environment, is_main in (({}, True), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, True),

@@ -483,6 +483,16 @@ class ProcessExecutorTest(SearchTest):
 
 
 class ScriptTest(SearchTest):
+    @unittest.skipUnless(Path('/dev/full').exists(), 'needs /dev/full')
+    def test_output_that_nobody_takes(self) -> None:
+        args = ' '.join([*GRID, '--processes', '1', '--output_dir', str(self.directory)])
+        for redirect, rates in (('> /dev/full', '1e-3'), ('> /dev/full', '1e-3 2e-3'), ('| head -0', '1e-3 3e-3')):
+            command = f'{sys.executable} -u {SCRIPT} {args} --learning_rate {rates} {redirect}'
+            done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ''), redirect)
+            self.assertTrue({float(rate) for rate in rates.split()} <= {s.learning_rate for s in self.settings()})
+            self.assertEqual(len(files_under(self.directory / 'figures')), 2)
+
     def test_two_processes(self) -> None:
         """One run does not fit into memory, and all others are trained; the CSV is that of any other executor."""
         limit = 30 * 10**9

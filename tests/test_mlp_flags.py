@@ -75,6 +75,10 @@ class FlagsTest(unittest.TestCase):
             for args in (('--activation', 'leaky_relu', '--neg_slope', '0.3'),
                          ('--neg_slope', '0.3', '--activation', 'leaky_relu')):  # fmt: skip
                 self.assertEqual(parse(trainer, *args).neg_slope, 0.3)
+            for last in ('relu', 'elu'):
+                flags = parse(trainer, '--activation', 'leaky_relu', '--activation', last)
+                self.assertEqual((flags.activation, flags.neg_slope), (last, 0.0))
+            self.assertEqual(parse(trainer, '--neg_slope', '0', '--activation', 'leaky_relu').neg_slope, 0.0)
 
     def test_what_does_nothing_is_refused(self) -> None:
         none = ('--dnn_hidden_units', '')

@@ -256,6 +256,14 @@ class StateTest(unittest.TestCase):
             torch.testing.assert_close(back(x), theirs(x))
 
 
+class InputTest(unittest.TestCase):
+    def test_whole_numbers_are_refused(self) -> None:
+        for ours, _ in PAIRS:
+            for training in (True, False):
+                with self.assertRaisesRegex(ValueError, 'must be of a floating point type, got torch.int64'):
+                    ours(WIDTH).train(training)(torch.ones(3, WIDTH, dtype=torch.int64))
+
+
 class NumPyTest(unittest.TestCase):
     """The NumPy modules compute what the modules by hand do, and a trained network keeps its running statistics."""
 

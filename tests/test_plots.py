@@ -61,6 +61,11 @@ class CurvesTest(unittest.TestCase):
             figure, _ = plots.new_figure('title')
         self.assertEqual(figure.get_facecolor(), (1, 1, 1, 1))
 
+    def test_the_user_s_settings_are_theirs_again(self) -> None:
+        with matplotlib.rc_context({'font.size': 31}), temporary_directory() as directory:
+            plots.plot_curves(rows(2.0, 1.0), 'title', directory / 'x.png')
+            self.assertEqual(matplotlib.rcParams['font.size'], 31)
+
     def test_the_environment_is_left_as_it_was(self) -> None:
         self.enterContext(mock.patch.dict(os.environ, MPLBACKEND='svg'))
         before = dict(os.environ)

@@ -166,7 +166,9 @@ class TorchTrainingTest(unittest.TestCase):
 
         model = Watched(3072, [10], 10, norm='batch_manual').train()
         before = model.layers[1].running_mean.clone()
-        accuracy, loss = training_pytorch.evaluate(model, data, 'float32')
+        for training in (False, True):
+            accuracy, loss = training_pytorch.evaluate(model.train(training), data, 'float32')
+            self.assertEqual(model.training, training)
         self.assertTrue(model.training)
         self.assertEqual({(training, grad) for training, grad, _ in seen}, {(False, False)})
         images = torch.cat([x for _, _, x in seen])
@@ -231,7 +233,8 @@ class TorchTrainingTest(unittest.TestCase):
             for _ in range(3):  # the device and two evaluations
                 process.stdout.readline()
             process.kill()
-        self.assertFalse((self.directory / 'killed').exists())
+        evaluated = read_rows(only(self.directory / 'killed', '.csv.running'))
+        self.assertEqual([row['step'] for row in evaluated][:2], ['1', '101'])
         self.train(*args, '--resume', str(checkpoint), output_dir='on')
         self.train(*args, output_dir='whole')
         resumed, whole = (read_rows(only(self.directory / name, '.csv')) for name in ('on', 'whole'))

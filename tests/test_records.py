@@ -144,7 +144,7 @@ class RecordTest(unittest.TestCase):
 
     def test_the_evaluations_of_a_process_that_is_killed_are_there(self) -> None:
         with temporary_directory() as directory:
-            running, csv = directory / 'results/mlp_running.csv', directory / 'results/mlp.csv'
+            running, csv = directory / 'results/mlp.csv.running', directory / 'results/mlp.csv'
             for fails in (True, False):
                 record = self.record(output_dir=str(directory))
                 with (
@@ -172,6 +172,38 @@ class RecordTest(unittest.TestCase):
             self.assertTrue((directory / 'results/mlp_diverged.csv').exists())
             self.follow([1.0] * 4).write(directory)
             self.assertNotEqual((directory / 'results/mlp.csv').read_text(), before)
+
+    def test_a_name_that_ends_like_that_of_an_unfinished_run(self) -> None:
+        with temporary_directory() as directory:
+            for name in ('mlp', 'mlp_diverged', 'mlp_running'):
+                run_flags = {'max_steps': 1, 'eval_freq': 1, 'name': name}
+                record = experiment.RunRecord('mlp', 'MLP', 'cifar10', run_flags, output_dir=str(directory), quiet=True)
+                with record.running():
+                    record.add(0, (0.5, 1.0), (0.1, 1.0))
+            before = {path: path.read_bytes() for path in (directory / 'results').iterdir()}
+            self.follow([math.nan], output_dir=str(directory))
+            after = {path: path.read_bytes() for path in (directory / 'results').iterdir()}
+        self.assertEqual(after, after | before)
+        self.assertEqual({path.name for path in after.keys() - before.keys()},
+                         {'mlp_diverged_diverged.csv', 'mlp_diverged_diverged.json'})  # fmt: skip
+
+    def test_a_name_that_another_run_takes_meanwhile(self) -> None:
+        with temporary_directory() as directory:
+            first, second = self.record(1, output_dir=str(directory)), self.record(2, output_dir=str(directory))
+            for record in (first, second):
+                with record.running():
+                    record.add(0, (0.5, 1.0), (0.1, 1.0))
+            names = {path.name for path in (directory / 'results').iterdir()}
+            self.assertEqual(names, {f'mlp{more}.{kind}' for more in ('', f'_process={os.getpid()}')
+                                     for kind in ('csv', 'json')})  # fmt: skip
+            self.assertEqual(json.loads((directory / 'results/mlp.json').read_text())['flags']['max_steps'], 1)
+
+    def test_what_the_terminal_cannot_show_becomes_a_question_mark(self) -> None:
+        for encoding, shown in (('ascii', '0.5 ? 0.1\n'), ('utf-8', '0.5 ± 0.1\n')):
+            buffer = io.BytesIO()
+            with contextlib.redirect_stdout(io.TextIOWrapper(buffer, encoding=encoding)):
+                experiment.say('0.5 ± 0.1')
+                self.assertEqual(buffer.getvalue().decode(), shown)
 
     def test_an_unfinished_run_has_the_name_while_no_finished_one_has(self) -> None:
         with temporary_directory() as directory:
@@ -673,6 +705,15 @@ class SeedsTest(unittest.TestCase):
         with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit):
             self.main('--seeds', '1', '--name', 'x', '--learning_rate', '1')
         self.assertIn('its learning_rate is 0.002, here it is 1.0', stderr.getvalue())
+
+    def test_a_record_without_rows_is_done_again(self) -> None:
+        self.main('--seeds', '1', '--name', 'x')
+        path = self.directory / 'results/x_seed=1.csv'
+        rows = path.read_text()
+        for cut in ('', rows.splitlines()[0] + '\n'):
+            path.write_text(cut)
+            self.main('--seeds', '1', '--name', 'x')
+            self.assertEqual(path.read_text(), rows)
 
     def test_what_is_done_keeps_its_rows_and_seconds(self) -> None:
         args = [*SHORT, '--output_dir', str(self.directory), '--seeds', '1,2']

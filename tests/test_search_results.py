@@ -45,6 +45,10 @@ class SettingsTest(unittest.TestCase):
                      ('--validation_size', '9', '--grid', 'learning_rate')):  # fmt: skip
             self.assertEqual(parse(*args), shared | {'validation_size': 9})
         self.assertEqual(parse('--grid', 'full'), parse())
+        self.assertEqual(parse('--grid', 'learning_rate', '--grid', 'full'), parse())
+        for args in (('--validation_size', '0', '--init', 'torch'), ('--init', 'torch', '--validation_size', '0')):
+            for words in ((*args, '--grid', 'learning_rate'), ('--grid', 'learning_rate', *args)):
+                self.assertEqual(parse(*words), shared | {'validation_size': 0, 'init': 'torch'})
 
     def test_values(self) -> None:
         of_trainer = defaults(train_mlp_pytorch.build_parser())
