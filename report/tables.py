@@ -308,11 +308,14 @@ def recipes(root: Path) -> str:
     """What each recipe reaches after its last step, over its seeds, and what a run of it costs."""
     rows = []
     for record in recipe_runs(root):
-        seconds = statistics.fmean(summary(root, name)['seconds'] for name in record['runs'])
+        on_machine: dict[str, list[float]] = {}
+        for run in (summary(root, name) for name in record['runs']):
+            on_machine.setdefault(run['machine'], []).append(run['seconds'])
+        takes = '; '.join(f'{duration(statistics.fmean(seconds))} on {name}' for name, seconds in on_machine.items())
         by_default = summary(root, record['script'])['last']['test_acc']
         rows.append([record['title'], over_seeds(record, 'test_acc'), over_seeds(record, 'test_views_acc'),
-                     len(record['runs']), f'{by_default:.4f}', duration(seconds), record['machine']])  # fmt: skip
-    header = ['recipe', 'test accuracy', 'by views', 'runs', 'default flags', 'a run takes', 'on']
+                     len(record['runs']), f'{by_default:.4f}', takes])  # fmt: skip
+    header = ['recipe', 'test accuracy', 'by views', 'runs', 'default flags', 'a run takes']
     return markdown(header, rows)
 
 
