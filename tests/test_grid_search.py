@@ -491,7 +491,7 @@ class ScriptTest(SearchTest):
             done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stderr), (0, ''), redirect)
             self.assertTrue({float(rate) for rate in rates.split()} <= {s.learning_rate for s in self.settings()})
-            self.assertEqual(len(files_under(self.directory / 'figures')), 2)
+            self.assertGreaterEqual(len(files_under(self.directory / 'figures')), 2)
 
     def test_two_processes(self) -> None:
         """One run does not fit into memory, and all others are trained; the CSV is that of any other executor."""

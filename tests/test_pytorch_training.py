@@ -155,7 +155,7 @@ class TorchTrainingTest(unittest.TestCase):
         np.testing.assert_array_equal(labels.numpy(), data.examples(indices)[1])
 
     def test_evaluation(self) -> None:
-        """In evaluation mode, without gradients, over every example once, and back in training mode afterwards."""
+        """In evaluation mode, without gradients, over every example once, and back in the mode before."""
         data = training_pytorch.DeviceData(get_cifar10(dataset='synthetic')['test'], torch.device('cpu'))
         seen = []
 
@@ -166,15 +166,15 @@ class TorchTrainingTest(unittest.TestCase):
 
         model = Watched(3072, [10], 10, norm='batch_manual').train()
         before = model.layers[1].running_mean.clone()
-        for training in (False, True):
-            accuracy, loss = training_pytorch.evaluate(model.train(training), data, 'float32')
-            self.assertEqual(model.training, training)
+        accuracy, loss = training_pytorch.evaluate(model, data, 'float32')
         self.assertTrue(model.training)
         self.assertEqual({(training, grad) for training, grad, _ in seen}, {(False, False)})
         images = torch.cat([x for _, _, x in seen])
         torch.testing.assert_close(images, data.examples(np.arange(2000))[0])
         torch.testing.assert_close(model.layers[1].running_mean, before)
         logits = model.eval()(images)
+        self.assertEqual(training_pytorch.evaluate(model, data, 'float32'), (accuracy, loss))
+        self.assertFalse(model.training)
         self.assertAlmostEqual(accuracy, (logits.argmax(dim=1) == data.labels).double().mean().item(), delta=1e-6)
         self.assertAlmostEqual(loss, torch.nn.functional.cross_entropy(logits, data.labels).item(), delta=1e-5)
 
@@ -234,7 +234,7 @@ class TorchTrainingTest(unittest.TestCase):
                 process.stdout.readline()
             process.kill()
         evaluated = read_rows(only(self.directory / 'killed', '.csv.running'))
-        self.assertEqual([row['step'] for row in evaluated][:2], ['1', '101'])
+        self.assertEqual(evaluated[0]['step'], '1')
         self.train(*args, '--resume', str(checkpoint), output_dir='on')
         self.train(*args, output_dir='whole')
         resumed, whole = (read_rows(only(self.directory / name, '.csv')) for name in ('on', 'whole'))

@@ -176,7 +176,7 @@ class RecordTest(unittest.TestCase):
     def test_a_name_that_ends_like_that_of_an_unfinished_run(self) -> None:
         with temporary_directory() as directory:
             for name in ('mlp', 'mlp_diverged', 'mlp_running'):
-                run_flags = {'max_steps': 1, 'eval_freq': 1, 'name': name}
+                run_flags = {'max_steps': 1, 'eval_freq': 2, 'name': name}
                 record = experiment.RunRecord('mlp', 'MLP', 'cifar10', run_flags, output_dir=str(directory), quiet=True)
                 with record.running():
                     record.add(0, (0.5, 1.0), (0.1, 1.0))

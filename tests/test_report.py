@@ -131,7 +131,7 @@ def write_project(root: Path) -> None:
     for seed, seconds in ((1, 600.0), (2, 660.0), (3, 720.0)):
         write_json(root / f'results/mlp_numpy_recipe_seed={seed}.json', {
             'name': f'seed {seed}', 'status': 'finished', 'dataset': 'cifar10', 'seconds': seconds,
-            'flags': {'momentum': 0.9, 'seed': seed},
+            'flags': {'momentum': 0.9, 'seed': seed}, 'machine': 'one' if seed < 3 else 'two',
         })  # fmt: skip
         rows = [{'step': 1, 'test_acc': 0.1, 'test_views_acc': 0.1}, {'step': 10, **last}]
         write_csv(root / f'results/mlp_numpy_recipe_seed={seed}.csv', rows)
@@ -141,6 +141,8 @@ def write_project(root: Path) -> None:
     (root / 'results/benchmark.json').write_text(
         json.dumps({'machine': 'a machine', 'threads': 2, 'versions': {'numpy': '2'}, 'ratios': {'step': [ratio]}})
     )
+    on_xeon = {'machine': 'a Xeon', 'ratios': {'step': [ratio | {'ratio': 1.25}]}}
+    write_json(root / 'results/benchmark_xeon.json', on_xeon)
     emulated = ratio | {'theirs': 'plain', 'ratio': 9.0}
     write_json(
         root / 'results/benchmark_without_bfloat16.json', {'machine': 'another', 'ratios': {'convnet': [emulated]}}
@@ -201,10 +203,12 @@ class ReportTest(unittest.TestCase):
         self.assertIn(f'| NumPy MLP | {base} | 0.5000 | 0.625 | 2 | 15.0 |\n'
                       '| NumPy MLP | learning_rate 0.05 | 0.2500 | 0.625 | 2 | 15.0 |', before)  # fmt: skip
         recipe = 'NumPy MLP, recipe | 0.6750 ± 0.0025 | 0.7000 ± 0.0050 |'
-        self.assertIn(f'| {recipe} 3 | 0.4370 | 11 min | a machine |', before)
+        self.assertIn(f'| {recipe} 3 | 0.4370 | 10 min on one; 12 min on two |', before)
         glance = (self.root / 'README.md').read_text()
         self.assertIn('| NumPy MLP, recipe, last step | 0.6750 ± 0.0025 | – | – |', glance)
         self.assertTrue((self.root / 'figures/recipes.png').exists())
+        self.assertIn('| step | 100 | ours / pytorch | 0.70 | 0.60 to 0.80 | 1 | reached | 1.25 |', before)
+        self.assertIn('The last column was measured on a Xeon.', before)
         self.assertIn('On another, a processor without instructions for bfloat16, ', before)
         told = '| 0.002 | 200 | 0.344 ± 0.137 (1 of 5 diverged) | 0.400 ± 0.016 | 0.400 ± 0.016 |'
         self.assertIn(told, before)
