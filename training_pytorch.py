@@ -69,9 +69,9 @@ class DeviceData:
         with warnings.catch_warnings():  # PyTorch warns of arrays that are read-only; nothing here writes to these
             warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
             self.pixels = torch.from_numpy(data.pixels).to(device)
-            self.mean_image = torch.from_numpy(data.mean_image).to(device)
-            self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
         self.labels = torch.from_numpy(data.classes.astype(np.int64)).to(device)
+        self.mean_image = torch.from_numpy(data.mean_image).to(device)
+        self.std_image = None if data.std_image is None else torch.from_numpy(data.std_image).to(device)
 
     def examples(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The images (n, 3, 32, 32) float32, centred, and the labels (n,) int64 with these indices."""
