@@ -10,20 +10,22 @@ How it happens is index arithmetic and a little algebra, in NumPy for arrays and
 tensors. To flip and to shift are one gather of the bytes: a row of the new image is a row of the old one, and a column
 a column. What comes in from outside is the image's reflection in its edge, with which sky goes on as sky; to reflect
 is to read at another index, where a colour to fill in would need a mask. Only a tensor, and to turn or zoom, need
-PyTorch to be imported.
+PyTorch to be imported. To mix images with each other, and their labels with them, is left to torchvision, which draws
+once for a whole batch; what it draws follows from PyTorch's seed.
 
     python augmentation.py --augment flip shift=4  # draws a batch, before and after, into figures/augmentation.png
 """
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cifar10_utils import IMAGE_SHAPE, N_PIXELS, generator_state, restore_generator
+from cifar10_utils import IMAGE_SHAPE, N_CLASSES, N_PIXELS, generator_state, restore_generator
 from flags import add_data_flags, add_seed_flag
 from parsing import OneLineParser, file_path
 
@@ -35,7 +37,7 @@ Array = TypeVar('Array', np.ndarray, 'torch.Tensor')
 N_CHANNELS, SIZE, _ = IMAGE_SHAPE
 # Of each kind with a strength, the numbers that it takes, and the greatest of them; at 0 it changes nothing.
 STRENGTHS = {'shift': (int, SIZE // 2), 'rotate': (float, 180), 'zoom': (float, 0.9), 'jitter': (float, 1),
-             'cutout': (int, SIZE)}  # fmt: skip
+             'cutout': (int, SIZE), 'mixup': (float, 1), 'cutmix': (float, 1)}  # fmt: skip
 KINDS = ('flip', *STRENGTHS)
 NUMPY_KINDS = ('flip', 'shift', 'jitter', 'cutout')  # those that do without PyTorch
 VIEWS = (1, 2, 6)
@@ -68,6 +70,8 @@ def strengths(words: list[str], kinds: Collection[str] = KINDS) -> dict[str, flo
         if not 0 <= found[kind] <= most:
             what = 'a whole number' if number is int else 'a number'
             raise argparse.ArgumentTypeError(f'{kind} must be {what} from 0 to {most}, got {word!r}')
+    if found.get('mixup', 0) + found.get('cutmix', 0) > 1:
+        raise argparse.ArgumentTypeError(f'mixup and cutmix must be at most 1 together, got {" ".join(words)!r}')
     return {kind: found[kind] for kind in KINDS if found.get(kind)}
 
 
@@ -131,6 +135,9 @@ class Augmentation:
     contrast and saturation by factors from 1 − N to 1 + N. cutout=N puts the mean image in place of an N × N square,
     which lies anywhere inside, so that it is as large in every image.
 
+    In a share of the batches, each image is mixed with another one of its batch, and its label with the other's:
+    mixup=N, all pixels (Zhang et al., 2018); cutmix=N, those of a rectangle (Yun et al., 2019). See `mix`.
+
     Args:
         words: as the flag gives them.
         n_examples: the number of training examples.
@@ -188,6 +195,28 @@ class Augmentation:
         if draws.cut is not None:
             cut_out(images, draws.cut, self.strengths['cutout'])
         return images
+
+    def mix(self, images: 'torch.Tensor', labels: 'torch.Tensor') -> tuple['torch.Tensor', 'torch.Tensor']:
+        """Images (n, 3, size, size) and labels (n,), mixed as drawn from PyTorch's default generator.
+
+        Returns:
+            The images, and the labels; (n, n_classes) of float32, the share of each class, where they are mixed.
+        """
+        return self.mixing(images, labels) if self.mixes else (images, labels)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in any of the batches."""
+        return not {'mixup', 'cutmix'}.isdisjoint(self.strengths)
+
+    @functools.cached_property
+    def mixing(self) -> Callable[..., tuple['torch.Tensor', 'torch.Tensor']]:
+        """torchvision's: in each batch one of the two, or none."""
+        from torchvision.transforms import v2
+
+        mixup, cutmix = (self.strengths.get(kind, 0) for kind in ('mixup', 'cutmix'))
+        either = [v2.MixUp(num_classes=N_CLASSES), v2.CutMix(num_classes=N_CLASSES), v2.Identity()]
+        return v2.RandomChoice(either, p=[mixup, cutmix, 1 - (mixup + cutmix)])
 
     def state(self) -> dict[str, object]:
         """All that the draws to come depend on, as arrays and numbers; see `restore`."""
@@ -332,6 +361,8 @@ def draw_figure(flags: argparse.Namespace, n_images: int = 16, n_epochs: int = 5
     shown = {'before': pixels}
     for epoch in range(n_epochs):
         images = augmentation.apply(pixels, augmentation.draw(indices, epoch), data.mean_image)
+        if augmentation.mixes:
+            images = mixed(augmentation, images, data.classes[indices], flags.seed + epoch)
         shown[f'epoch {epoch}'] = (images.reshape(pixels.shape) + data.mean_image).round().clip(0, 255).astype(np.uint8)
 
     gap = 4  # white pixels after each image
@@ -350,6 +381,14 @@ def draw_figure(flags: argparse.Namespace, n_images: int = 16, n_epochs: int = 5
     save_figure(figure, path)
     say(f'wrote {path}')
     return 0
+
+
+def mixed(augmentation: Augmentation, images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """The images (n, 3, 32, 32) of `Augmentation.mix`, as arrays, of this seed."""
+    import torch
+
+    torch.manual_seed(seed)
+    return augmentation.mix(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))[0].numpy()
 
 
 if __name__ == '__main__':

@@ -208,7 +208,8 @@ def training_step(
     """One update of the parameters.
 
     Args:
-        images, labels: (n, 3, 32, 32) and (n,).
+        images: (n, 3, size, size).
+        labels: (n,); or (n, n_classes), the share of each class.
         precision: 'float32' or 'bfloat16'.
         scale: what makes of the sum of the losses the loss that is minimised, such as 1 / n.
         label_smoothing: the share of each label that is spread over all classes in the loss that is minimised.
@@ -322,6 +323,7 @@ def train_model(
             if image_size:
                 images = resized(images, image_size.at(step))
             seed_draws(device, seed_of_step(flags.seed, step, ranks))
+            images, labels = augmentation.mix(images, labels)
             logits, loss_sum = training_step(
                 parallel, optimizer, images, labels, flags.precision, scale, flags.label_smoothing
             )  # fmt: skip
@@ -330,7 +332,8 @@ def train_model(
                 average.update_parameters(model)
             loss = sum_over_ranks(loss_sum, ranks).item() / flags.batch_size
             if record.evaluation_due(step, loss):
-                correct = sum_over_ranks((logits.argmax(dim=1) == labels).sum(), ranks).item()
+                largest = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixed image, the larger share
+                correct = sum_over_ranks((logits.argmax(dim=1) == largest).sum(), ranks).item()
                 held_out = {part: evaluate(kept, data[part], flags.precision, ranks) for part in parts}
                 by_views = {f'{part}_views': evaluate(kept, data[part], flags.precision, ranks, flags.views)
                             for part in parts if flags.views > 1}  # fmt: skip
@@ -361,9 +364,10 @@ def seed_of_step(seed: int, step: int, ranks: Ranks) -> int:
 
 
 def seed_draws(device: torch.device, seed: int) -> None:
-    """Seeds what is drawn on this device; `torch.manual_seed`, which seeds all devices, takes half a millisecond."""
-    seeds = {'cpu': torch.default_generator, 'cuda': torch.cuda, 'mps': torch.mps}
-    seeds[device.type].manual_seed(seed)
+    """Seeds what is drawn on the CPU and on this device; `torch.manual_seed`, for all, takes half a millisecond."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != 'cpu':
+        getattr(torch, device.type).manual_seed(seed)
 
 
 def data_parallel(model: nn.Module, image: torch.Tensor, ranks: Ranks) -> nn.Module:

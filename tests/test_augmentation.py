@@ -204,6 +204,61 @@ class DrawTest(unittest.TestCase):
         self.assertEqual(Draws(turned=np.zeros(3))[1:].zoomed, None)
 
 
+class MixTest(unittest.TestCase):
+    n = 50
+    images = torch.arange(3.0 * n).view(n, 3, 1, 1).expand(n, 3, 20, 20)  # each of its own colour
+    labels = torch.arange(n) % 10
+
+    def mix(self, *words: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(seed)
+        return Augmentation(list(words), self.n, seed=0).mix(self.images, self.labels)
+
+    def of_the_other(self, images: torch.Tensor) -> torch.Tensor:
+        """How much of each pixel (n, 20, 20) is of the other image, the one before it in the batch."""
+        own, other = self.images[:, 0], self.images.roll(1, 0)[:, 0]
+        return (images[:, 0] - own) / (other - own)
+
+    def test_labels_are_mixed_as_the_images_are(self) -> None:
+        for kind in ('mixup', 'cutmix'):
+            shares = set()
+            for seed in range(5):
+                images, labels = self.mix(f'{kind}=1', seed=seed)
+                share = self.of_the_other(images).mean((1, 2))
+                expected = torch.zeros(self.n, 10)
+                expected[torch.arange(self.n), self.labels] = 1 - share
+                expected[torch.arange(self.n), self.labels.roll(1)] += share
+                torch.testing.assert_close(labels, expected, rtol=0, atol=1e-4)
+                shares.add(round(share[0].item(), 3))
+            self.assertGreater(len(shares), 3)
+
+    def test_of_every_pixel_or_of_a_rectangle(self) -> None:
+        share = self.of_the_other(self.mix('mixup=1')[0])
+        torch.testing.assert_close(share, share[:1, :1, :1].expand_as(share), rtol=0, atol=1e-4)
+        share = self.of_the_other(self.mix('cutmix=1', seed=1)[0])
+        rows, columns = share[0].any(1), share[0].any(0)
+        torch.testing.assert_close(share, (rows[:, None] & columns).float().expand_as(share))
+        for side in (rows, columns):
+            self.assertLessEqual(side.int().diff().abs().sum(), 2)
+            self.assertTrue(0 < side.sum() < 20)
+
+    def test_in_a_share_of_the_batches(self) -> None:
+        n_mixed = n_rectangles = 0
+        for seed in range(200):
+            images, labels = self.mix('mixup=0.2', 'cutmix=0.3', seed=seed)
+            self.assertEqual(labels.ndim == 2, images is not self.images)
+            n_mixed += labels.ndim == 2
+            n_rectangles += labels.ndim == 2 and len(images[1, 0].unique()) == 2
+        self.assertTrue(80 < n_mixed < 120, n_mixed)
+        self.assertTrue(40 < n_rectangles < 75, n_rectangles)
+        for words in ([], ['flip', 'cutout=8'], ['mixup=0']):
+            self.assertIs(self.mix(*words)[0], self.images)
+
+    def test_one_of_the_two_in_every_batch(self) -> None:
+        for share in ('0.1', '0.7'):
+            words = [f'mixup={share}', f'cutmix={1 - float(share):g}']
+            self.assertEqual({self.mix(*words, seed=seed)[1].ndim for seed in range(20)}, {2})
+
+
 class LibrariesTest(unittest.TestCase):
     def test_numpy_and_pytorch_make_the_same_bytes(self) -> None:
         n = 200
@@ -257,7 +312,7 @@ class FlagTest(unittest.TestCase):
 
     def test_one_line_for_what_cannot_be(self) -> None:
         for words, told in (
-            (['spin'], "flip, shift=N, rotate=N, zoom=N, jitter=N, cutout=N, or none alone, got 'spin'"),
+            (['spin'], "flip, shift=N, rotate=N, zoom=N, jitter=N, cutout=N, mixup=N, cutmix=N, or none alone, got 's"),
             (['flip', 'none'], "got 'none'"), (['flip=1'], "got 'flip=1'"), (['shift'], "got 'shift'"),
             (['=4'], "got '=4'"), (['flip,shift=4'], "got 'flip,shift=4'"),
             (['shift='], "shift must be a whole number from 0 to 16, got 'shift='"), (['shift=17'], "got 'shift=17'"),
@@ -266,6 +321,7 @@ class FlagTest(unittest.TestCase):
             (['jitter=1.01'], 'a number from 0 to 1'), (['jitter=nan'], "'jitter=nan'"),
             (['rotate=inf'], "'rotate=inf'"), (['zoom=x'], "'zoom=x'"), (['zoom=0.1=2'], "'zoom=0.1=2'"),
             (['flip', 'shift=1', 'flip'], "must not have flip twice, got 'flip shift=1 flip'"),
+            (['mixup=0.6', 'cutmix=0.5'], "must be at most 1 together, got 'mixup=0.6 cutmix=0.5'"),
             (['shift=0', 'shift=2'], 'must not have shift twice'), ([], 'expected at least one argument'),
         ):  # fmt: skip
             with self.subTest(words=words), contextlib.redirect_stderr(io.StringIO()) as stderr:
@@ -352,6 +408,12 @@ class FigureTest(unittest.TestCase):
         self.assertEqual(augmentation.build_parser().parse_args([]).augment, ALL)
         picture = self.draw()
         self.assertFalse(np.array_equal(picture[36:68], picture[72:104]))
+
+    def test_mixed_images(self) -> None:
+        plain, mixed = self.draw('--augment', 'none'), self.draw('--augment', 'mixup=1')
+        np.testing.assert_array_equal(plain[:32], mixed[:32])
+        self.assertFalse(np.array_equal(plain[36:68], mixed[36:68]))
+        self.assertFalse(np.array_equal(mixed[36:68], mixed[72:104]))
 
     def test_no_place_to_write_to_is_told_in_one_line(self) -> None:
         with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:

@@ -33,6 +33,8 @@ TRAINER = ROOT / 'train_mlp_pytorch.py'
 ALL = ('--augment', 'flip', 'shift=2', 'cutout=8', '--schedule', 'triangular', '--warmup', '0.3', '--momentum', '0.9',
        '--weight_decay', '1e-3', '--label_smoothing', '0.1', '--dropout', '0.2')  # fmt: skip
 
+MIXED = ('--augment', 'flip', 'shift=2', 'cutout=8', 'mixup=0.3', 'cutmix=0.3')  # the later flag wins
+
 
 def parse(trainer: types.ModuleType, *args: str) -> argparse.Namespace:
     return trainer.build_parser().parse_args(['--dataset', 'synthetic', *args])
@@ -171,8 +173,23 @@ class TrainersTest(unittest.TestCase):
                 losses.append(train(trainer, '--max_steps', '2', '--eval_freq', '1', '--augment', *words).rows)
             self.assertEqual(len({rows[1]['test_loss'] for rows in losses}), 4)
 
+    def test_mixed_images_are_trained_on_with_their_labels(self) -> None:
+        step, seen = training_pytorch.training_step, []
+
+        def note(model: object, optimizer: object, images: torch.Tensor, labels: torch.Tensor, *args: object) -> object:
+            seen.append(labels)
+            _, loss = step(model, optimizer, images, labels, *args)
+            return labels, loss  # logits that are right wherever the larger share is right
+
+        with mock.patch.object(training_pytorch, 'training_step', note):
+            record = train(train_mlp_pytorch, '--augment', 'cutmix=1', '--max_steps', '3', '--eval_freq', '1')
+        self.assertEqual([labels.shape for labels in seen], [(100, 10)] * 3)
+        self.assertEqual([row['train_acc'] for row in record.rows], [1, 1, 1])
+        self.assertEqual(len({labels[labels > 0].min().item() for labels in seen}), 3)
+
     def test_numpy_refuses_what_needs_pytorch(self) -> None:
-        self.assertIn("got 'rotate=10'", refused(self, train_mlp_numpy, '--augment', 'rotate=10'))
+        for word in ('rotate=10', 'cutmix=0.5'):
+            self.assertIn(f'got {word!r}', refused(self, train_mlp_numpy, '--augment', word))
 
     def test_flips_alternate_with_the_epochs(self) -> None:
         """In the trainers, too: an epoch of one batch shows each image as the epoch after the next does."""
@@ -330,7 +347,7 @@ class ResumedTest(unittest.TestCase):
         self.directory = Path(self.enterContext(temporary_directory()))
 
     def test_as_if_never_stopped(self) -> None:
-        args = (*ALL, '--nesterov', '--ema', '0.8', '--views', '2', '--max_steps', '24', '--eval_freq', '4')
+        args = (*ALL, *MIXED, '--nesterov', '--ema', '0.8', '--views', '2', '--max_steps', '24', '--eval_freq', '4')
         checkpoint = ('--checkpoint', str(self.directory / 'run.pt'))
         whole = train(train_mlp_pytorch, *args)
         step, calls = training_pytorch.training_step, itertools.count()
@@ -350,7 +367,7 @@ class ResumedTest(unittest.TestCase):
     def test_on_two_processes(self) -> None:
         (self.directory / 'stopping.py').write_text(STOPPING)
         args = ['--dataset', 'synthetic', '--batch_size', '101', '--eval_freq', '4', '--max_steps', '10',
-                '--name', 'run', '--dnn_hidden_units', '20', *ALL, '--nesterov', '--ema', '0.8']  # fmt: skip
+                '--name', 'run', '--dnn_hidden_units', '20', *ALL, *MIXED, '--nesterov', '--ema', '0.8']  # fmt: skip
         rows = {}
         for name, scripts in (('whole', [TRAINER]), ('cut', [self.directory / 'stopping.py', TRAINER])):
             for script in scripts:
