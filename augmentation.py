@@ -10,7 +10,7 @@ How it happens is index arithmetic and a little algebra, in NumPy for arrays and
 tensors. To flip and to shift are one gather of the bytes: a row of the new image is a row of the old one, and a column
 a column. What comes in from outside is the image's reflection in its edge, with which sky goes on as sky; to reflect
 is to read at another index, where a colour to fill in would need a mask. Only a tensor, and to turn or zoom, need
-PyTorch to be imported. To mix images with each other, and their labels with them, is left to torchvision, which draws
+PyTorch to be imported. To mix tensors with each other, and their labels with them, is left to torchvision, which draws
 once for a whole batch; what it draws follows from PyTorch's seed.
 
     python augmentation.py --augment flip shift=4  # draws a batch, before and after, into figures/augmentation.png
@@ -39,7 +39,7 @@ N_CHANNELS, SIZE, _ = IMAGE_SHAPE
 STRENGTHS = {'shift': (int, SIZE // 2), 'rotate': (float, 180), 'zoom': (float, 0.9), 'jitter': (float, 1),
              'cutout': (int, SIZE), 'mixup': (float, 1), 'cutmix': (float, 1)}  # fmt: skip
 KINDS = ('flip', *STRENGTHS)
-NUMPY_KINDS = ('flip', 'shift', 'jitter', 'cutout')  # those that do without PyTorch
+NUMPY_KINDS = ('flip', 'shift', 'jitter', 'cutout', 'mixup')  # those that do without PyTorch
 VIEWS = (1, 2, 6)
 REFLECTED = np.pad(np.arange(SIZE), SIZE, mode='symmetric')  # rows, or columns, from −32 to 63: which one stands there
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the luminance of red, green and blue, as ITU-R BT.601 weighs them
@@ -196,13 +196,25 @@ class Augmentation:
             cut_out(images, draws.cut, self.strengths['cutout'])
         return images
 
-    def mix(self, images: 'torch.Tensor', labels: 'torch.Tensor') -> tuple['torch.Tensor', 'torch.Tensor']:
-        """Images (n, 3, size, size) and labels (n,), mixed as drawn from PyTorch's default generator.
+    def mix(self, images: Array, labels: Array) -> tuple[Array, Array]:
+        """Mixes images (n, 3, size, size), each with the one before it in the batch, and their labels.
+
+        Tensors by mixup or cutmix, as drawn from PyTorch's default generator; arrays by mixup, from this one's.
+
+        Args:
+            labels: tensors (n,); arrays (n, n_classes), one-hot.
 
         Returns:
-            The images, and the labels; (n, n_classes) of float32, the share of each class, where they are mixed.
+            The images, and the labels; (n, n_classes), the share of each class, where they are mixed.
         """
-        return self.mixing(images, labels) if self.mixes else (images, labels)
+        if not self.mixes:
+            return images, labels
+        if not isinstance(images, np.ndarray):
+            return self.mixing(images, labels)
+        if self.rng.uniform() >= self.strengths['mixup']:
+            return images, labels
+        own = self.rng.uniform()
+        return tuple(own * array + (1 - own) * np.roll(array, 1, axis=0) for array in (images, labels))
 
     @property
     def mixes(self) -> bool:

@@ -206,10 +206,10 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
 
 
 def augmented(data: DataSet, indices: np.ndarray, augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """The images and the labels with these indices, the images changed at random where that is asked for."""
+    """The images and the one-hot labels with these indices, changed at random where that is asked for."""
     draws = augmentation.draw(indices, data.epochs_completed)
     images = augmentation.apply(data.pixels[indices], draws, data.mean_image, data.std_image)
-    return images.astype(data.dtype, copy=False), data.labels_of(indices)
+    return augmentation.mix(images.astype(data.dtype, copy=False), data.labels_of(indices))
 
 
 if __name__ == '__main__':

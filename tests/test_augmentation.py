@@ -231,6 +231,21 @@ class MixTest(unittest.TestCase):
                 shares.add(round(share[0].item(), 3))
             self.assertGreater(len(shares), 3)
 
+    def test_arrays_as_tensors(self) -> None:
+        """By mixup, each with the image before it; a half of the batches stays as it was."""
+        augment, labels = Augmentation(['mixup=0.5'], self.n, seed=0), np.eye(10, dtype=np.float32)[self.labels]
+        kept, shares = self.images.numpy().copy(), []
+        for _ in range(100):
+            mixed, shared = augment.mix(self.images.numpy(), labels)
+            self.assertEqual((mixed.dtype, shared.dtype), (np.float32, np.float32))
+            share = self.of_the_other(torch.from_numpy(mixed))
+            torch.testing.assert_close(share, share[:1, :1, :1].expand_as(share), rtol=0, atol=1e-4)
+            shares.append(share[0, 0, 0].item())
+            np.testing.assert_allclose(shared, labels + shares[-1] * (np.roll(labels, 1, axis=0) - labels), atol=1e-4)
+        np.testing.assert_array_equal(self.images.numpy(), kept)
+        self.assertTrue(35 < np.count_nonzero(shares) < 65)
+        self.assertTrue(min(filter(None, shares)) < 0.1 and max(shares) > 0.9)
+
     def test_of_every_pixel_or_of_a_rectangle(self) -> None:
         share = self.of_the_other(self.mix('mixup=1')[0])
         torch.testing.assert_close(share, share[:1, :1, :1].expand_as(share), rtol=0, atol=1e-4)
@@ -276,10 +291,11 @@ class LibrariesTest(unittest.TestCase):
     def test_the_arithmetic_of_arrays_never_imports_pytorch(self) -> None:
         program = (
             'import sys, numpy as np, augmentation as a\n'
-            'words = ["flip", "shift=4", "jitter=0.2", "cutout=8"]\n'
+            'words = ["flip", "shift=4", "jitter=0.2", "cutout=8", "mixup=1"]\n'
             'assert {word.split("=")[0] for word in words} == {*a.NUMPY_KINDS}\n'
             'pixels, augment = np.zeros((5, 3072), np.uint8), a.Augmentation(words, 5, 0)\n'
-            'augment.apply(pixels, augment.draw(np.arange(5), 0), np.zeros(3072, np.float32))\n'
+            'images = augment.apply(pixels, augment.draw(np.arange(5), 0), np.zeros(3072, np.float32))\n'
+            'augment.mix(images, np.eye(10)[:5])\n'
             'list(a.views(pixels, 6))\n'
             'print({"torch", "matplotlib"} & {*sys.modules})'
         )
@@ -336,7 +352,7 @@ class FlagTest(unittest.TestCase):
         self.assertEqual(self.parse('--augment', 'shift=2', 'flip', kinds=kinds), ['flip', 'shift=2'])
         with contextlib.redirect_stderr(io.StringIO()) as stderr, self.assertRaises(SystemExit):
             self.parse('--augment', 'rotate=2', kinds=kinds)
-        self.assertIn('some of flip, shift=N, jitter=N, cutout=N, or none', stderr.getvalue())
+        self.assertIn('some of flip, shift=N, jitter=N, cutout=N, mixup=N, or none', stderr.getvalue())
 
     def test_words_that_are_given_in_code_are_checked_too(self) -> None:
         for words in (['spin'], ['shift=99']):

@@ -187,6 +187,17 @@ class TrainersTest(unittest.TestCase):
         self.assertEqual([row['train_acc'] for row in record.rows], [1, 1, 1])
         self.assertEqual(len({labels[labels > 0].min().item() for labels in seen}), 3)
 
+    def test_numpy_trains_on_mixed_images_with_their_labels(self) -> None:
+        step, seen = train_mlp_numpy.training_step, []
+
+        def note(*args: object) -> object:
+            seen.append(args[3])
+            return step(*args)
+
+        with mock.patch.object(train_mlp_numpy, 'training_step', note):
+            train(train_mlp_numpy, '--augment', 'mixup=1', '--max_steps', '3')
+        self.assertEqual([(labels.shape, labels.max(axis=1).min() < 1) for labels in seen], [((100, 10), True)] * 3)
+
     def test_numpy_refuses_what_needs_pytorch(self) -> None:
         for word in ('rotate=10', 'cutmix=0.5'):
             self.assertIn(f'got {word!r}', refused(self, train_mlp_numpy, '--augment', word))
