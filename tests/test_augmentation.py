@@ -269,7 +269,7 @@ class MixTest(unittest.TestCase):
             self.assertIs(self.mix(*words)[0], self.images)
 
     def test_one_of_the_two_in_every_batch(self) -> None:
-        for share in ('0.1', '0.7'):
+        for share in ('0.1', '0.7', '0.9'):
             words = [f'mixup={share}', f'cutmix={1 - float(share):g}']
             self.assertEqual({self.mix(*words, seed=seed)[1].ndim for seed in range(20)}, {2})
 
