@@ -10,8 +10,8 @@ How it happens is index arithmetic and a little algebra, in NumPy for arrays and
 tensors. To flip and to shift are one gather of the bytes: a row of the new image is a row of the old one, and a column
 a column. What comes in from outside is the image's reflection in its edge, with which sky goes on as sky; to reflect
 is to read at another index, where a colour to fill in would need a mask. Only a tensor, and to turn or zoom, need
-PyTorch to be imported. To mix tensors with each other, and their labels with them, is left to torchvision, which draws
-once for a whole batch; what it draws follows from PyTorch's seed.
+PyTorch to be imported. Images are mixed with each other, and their labels with them, as drawn once for a whole batch;
+of tensors that is left to torchvision, whose draws follow from PyTorch's seed: each process mixes its own share.
 
     python augmentation.py --augment flip shift=4  # draws a batch, before and after, into figures/augmentation.png
 """
