@@ -113,10 +113,16 @@ def augmentation(data_dir: str, repeats: int) -> list[Ratio]:
     optimizer = make_optimizer('sgd', model, LEARNING_RATE)
     indices = np.arange(batch_size)
     pixels, labels = data.pixels_and_labels(indices)
-    for words, at_most in (('flip shift=4 cutout=8', 0.05), ('flip shift=4 rotate=10 zoom=0.15 jitter=0.2', None)):
+    for words, at_most in (
+        ('flip shift=4 cutout=8', 0.05),
+        ('flip shift=4 cutmix=1', 0.05),
+        ('flip shift=4 rotate=10 zoom=0.15 jitter=0.2', None),
+    ):
         of_run = Augmentation(words.split(), data.data.num_examples, seed=42)
         actions = {
-            'augmentation': lambda run=of_run: run.apply(pixels, run.draw(indices, 0), data.mean_image),
+            'augmentation': lambda run=of_run: run.mix(
+                run.apply(pixels, run.draw(indices, 0), data.mean_image), labels
+            ),
             'step': partial(plain_step, model, optimizer, data.centre(pixels), labels),
         }
         seconds = take_turns(actions, repeats)
