@@ -11,7 +11,8 @@ tensors. To flip and to shift are one gather of the bytes: a row of the new imag
 a column. What comes in from outside is the image's reflection in its edge, with which sky goes on as sky; to reflect
 is to read at another index, where a colour to fill in would need a mask. Only a tensor, and to turn or zoom, need
 PyTorch to be imported. Images are mixed with each other, and their labels with them, as drawn once for a whole batch;
-of tensors that is left to torchvision, whose draws follow from PyTorch's seed: each process mixes its own share.
+of tensors that is left to torchvision, whose draws follow from PyTorch's seed. Each process mixes its own share, and
+all do so alike.
 
     python augmentation.py --augment flip shift=4  # draws a batch, before and after, into figures/augmentation.png
 """

@@ -322,8 +322,10 @@ def train_model(
             images = augmentation.apply(pixels, draws, data['train'].mean_image, data['train'].std_image)
             if image_size:
                 images = resized(images, image_size.at(step))
-            seed_draws(device, seed_of_step(flags.seed, step, ranks))
+            seed_draws(device, seed_of_step(flags.seed, step))
             images, labels = augmentation.mix(images, labels)
+            if ranks.rank > 0:  # which mixes as rank 0 does, but has dropout masks of its own
+                seed_draws(device, seed_of_step(flags.seed, step, ranks.rank))
             logits, loss_sum = training_step(
                 parallel, optimizer, images, labels, flags.precision, scale, flags.label_smoothing
             )  # fmt: skip
@@ -355,12 +357,12 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def seed_of_step(seed: int, step: int, ranks: Ranks) -> int:
-    """The seed of what a step draws, such as dropout's masks: others in each step and on each rank.
+def seed_of_step(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of what PyTorch draws in a step, such as dropout's masks: others in each step and on each rank.
 
     So a run that goes on from a checkpoint draws what it would have drawn without the stop, on every rank.
     """
-    return int(np.random.SeedSequence((seed, step, ranks.rank)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
 def seed_draws(device: torch.device, seed: int) -> None:

@@ -347,6 +347,34 @@ class TorchTrainingTest(unittest.TestCase):
         )  # before the first step, then twice
         self.assertEqual([path.name for path in self.directory.glob('*written*')], ['watched.pywritten by 0'])
 
+    def test_ranks_mix_alike_and_drop_out_each_in_its_own_way(self) -> None:
+        """As one process does: the same batches, by the same shares; and each step draws anew."""
+        script_path = self.directory / 'mixing.py'
+        script_path.write_text(
+            'import os, sys, script, torch, train_mlp_pytorch, training_pytorch\n'
+            'step = training_pytorch.training_step\n'
+            'def watched(model, optimizer, images, labels, *args):\n'
+            '    share = labels.max(dim=1).values.min().item() if labels.ndim == 2 else 1\n'
+            '    with open(__file__ + os.environ.get("RANK", "alone"), "a") as file:\n'
+            '        print(share, torch.initial_seed(), file=file)\n'
+            '    return step(model, optimizer, images, labels, *args)\n'
+            'training_pytorch.training_step = watched\n'
+            'sys.exit(script.main(train_mlp_pytorch.build_parser(), train_mlp_pytorch.train))\n'
+        )
+        args = ('--dataset', 'synthetic', '--max_steps', '12', '--augment', 'mixup=0.5')
+        args += ('--output_dir', self.directory / 'out')
+        torchrun(script_path, *args)
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+        subprocess.run([sys.executable, script_path, *args], env=environment, check=True, capture_output=True)
+        shares, seeds = {}, {}
+        for name in ('alone', '0', '1'):
+            lines = (self.directory / f'mixing.py{name}').read_text().splitlines()
+            shares[name], seeds[name] = zip(*map(str.split, lines), strict=True)
+            self.assertEqual(len(set(seeds[name])), 12)
+        self.assertEqual([shares['0'], shares['1'], seeds['0']], [shares['alone'], shares['alone'], seeds['alone']])
+        self.assertTrue(set(seeds['0']).isdisjoint(seeds['1']))
+        self.assertTrue(2 < len(set(shares['alone'])) < 12)  # some batches are mixed, others not
+
     def test_a_rank_that_dies_ends_the_run(self) -> None:
         script_path = self.directory / 'dying.py'
         script_path.write_text(
