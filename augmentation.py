@@ -365,7 +365,8 @@ def draw_figure(flags: argparse.Namespace, n_images: int = 16, n_epochs: int = 5
     from plots import new_figure, save_figure
     from script import load_data
 
-    data = load_data(flags.data_dir, flags.dataset, flags.validation_size, n_images)['train']
+    sets = load_data(flags.data_dir, flags.dataset, flags.validation_size, n_images, standardise=flags.standardise)
+    data = sets['train']
     *_, path = output_paths(flags.output_dir, record_name('augmentation', data.name))
     check_output(path, flags.output_dir)
     augmentation = Augmentation(flags.augment, data.num_examples, flags.seed)
@@ -373,10 +374,11 @@ def draw_figure(flags: argparse.Namespace, n_images: int = 16, n_epochs: int = 5
     pixels = data.pixels[indices]
     shown = {'before': pixels}
     for epoch in range(n_epochs):
-        images = augmentation.apply(pixels, augmentation.draw(indices, epoch), data.mean_image)
+        images = augmentation.apply(pixels, augmentation.draw(indices, epoch), data.mean_image, data.std_image)
         if augmentation.mixes:
             images = mixed(augmentation, images, data.classes[indices], flags.seed + epoch)
-        shown[f'epoch {epoch}'] = (images.reshape(pixels.shape) + data.mean_image).round().clip(0, 255).astype(np.uint8)
+        images = images.reshape(pixels.shape) * (1 if data.std_image is None else data.std_image) + data.mean_image
+        shown[f'epoch {epoch}'] = images.round().clip(0, 255).astype(np.uint8)
 
     gap = 4  # white pixels after each image
     tiles = np.full((len(shown), n_images, N_CHANNELS, SIZE + gap, SIZE + gap), 255, np.uint8)

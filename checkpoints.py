@@ -255,7 +255,7 @@ class LoadedNetwork:
         """The probability of each class, (n, n_classes).
 
         Args:
-            pixels: (n, 3072) or (n, 3, 32, 32), channels first: uint8 as CIFAR-10 has them, or floating point with the
+            pixels: (n, 3072) or (n, 3, 32, 32), channels first: uint8 as CIFAR-10 has them, or floating point and
                 centred already, as `next_batch` gives them.
 
         Raises:

@@ -135,7 +135,7 @@ def add_optimizer_flags(parser: OneLineParser, schedules: Iterable[str]) -> None
     add = parser.add_argument
     add('--momentum', type=share, default=0.0, help='of SGD: how much of the step before is added to each')
     add('--weight_decay', type=non_negative_float, default=0.0,
-        help='times the weights is added to their gradients; of matrices and filters alone')  # fmt: skip
+        help='times the weights is added to their gradients (adamw: to the steps); of matrices, filters')  # fmt: skip
     add('--schedule', choices=list(schedules), default='constant', help='how the learning rate falls after the warm-up')
     add('--warmup', type=share, default=0.0, help='share of the steps in which the learning rate rises')
     add('--label_smoothing', type=share, default=0.0,
@@ -172,7 +172,7 @@ def add_data_flags(parser: OneLineParser) -> None:
         help='cifar10: on disk, else downloaded; auto: also the stand-in, unless --data_dir is set')  # fmt: skip
     add_data_dir_flag(parser)
     add('--standardise', action='store_true',
-        help="take off each channel's mean and divide by its deviation, instead of the mean image")  # fmt: skip
+        help="subtract each channel's mean, not the mean image, and divide by the channel's deviation")  # fmt: skip
     add('--validation_size', type=non_negative_int, default=0,
         help='leading training examples to validate on rather than train on')  # fmt: skip
 

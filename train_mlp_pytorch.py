@@ -3,7 +3,8 @@
     python train_mlp_pytorch.py --dnn_hidden_units 400,400,400 --optimizer adam --learning_rate 2e-4
 
 The first epoch's batches come in file order, as in the NumPy reference, and the later ones by shuffles from a generator
-of their own, the same for every network. `--seed` chooses these and the initial weights, which are PyTorch's own.
+of their own, the same for every network. `--seed` chooses these and the initial weights, which are
+PyTorch's own unless `--init` says otherwise.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """Times this project against what a user would otherwise pick, side by side, and prints the ratios.
 
-    python -m benchmark --data_dir cifar10              # everything: results/benchmark.json and its figure at the end
-    python -m benchmark step normalisation --repeats 5  # some of it, in place of its former ratios
+    python -m benchmark --data_dir cifar10  # everything: results/benchmark.json and its figure at the end
+    python -m benchmark step normalisation  # some of it, in place of its former ratios
 
 The two sides of a pair do the same work on the same data, in the same data type, on the same number of threads. Run it
-from the project's root, on a machine that does nothing else; a run of everything takes about an hour.
+from the project's root, on a machine that does nothing else; a run of everything takes about an hour. Ratios of another
+machine, of other versions or another `--repeats` than those of the file are printed alone.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""Fills the tables of REPORT.md and README.md from `results/`, and checks what both of them say.
+"""Fills the tables of REPORT.md and README.md from the records, and checks what both of them say.
 
-    python -m report            # after new results: fills the tables
+    python -m report            # after new results: fills the tables, draws figures/recipes.png
     python -m report --check    # writes nothing; a line for each check that fails, and exit status 1
 
 `records` reads the results and has what the student's report prints beside them. `claims` holds that report's sentences

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main(root: Path = ROOT, args: list[str] | None = None) -> int:
     """Fills or checks what lies under `root`, as `args` say (the command line's if None); returns the exit status."""
-    parser = OneLineParser(prog='python -m report', description='Fills the tables of REPORT.md and README.md.')
+    parser = OneLineParser(
+        prog='python -m report',
+        description='Fills the tables of REPORT.md and README.md, and draws figures/recipes.png.',
+    )
     parser.add_argument('--check', action='store_true', help='write nothing; print each check that fails')
     flags = parser.parse_args(args)
     if flags.check:

@@ -281,7 +281,7 @@ def student_records(root: Path) -> str:
 
 @table
 def recipe_trials(root: Path) -> str:
-    """What each setting brings in short runs that hold out validation images, beside a base for each script."""
+    """What each setting brings in trial runs that hold out validation images, beside a base for each script."""
     records = [read_json(path) for path in sorted((root / 'recipes/trials/results').glob('*.json'))]
     bases = {record['script']: record for record in records if record['name'].endswith('_base')}
     rows = []

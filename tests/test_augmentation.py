@@ -431,6 +431,15 @@ class FigureTest(unittest.TestCase):
         self.assertFalse(np.array_equal(plain[36:68], mixed[36:68]))
         self.assertFalse(np.array_equal(mixed[36:68], mixed[72:104]))
 
+    def test_standardised_images(self) -> None:
+        """Whose cut-out squares have one colour, where those of centred images show the mean image."""
+        centred, standardised = (self.draw('--augment', 'cutout=32', *more)[36:68, :32]
+                                 for more in ((), ('--standardise',)))  # fmt: skip
+        np.testing.assert_array_equal(standardised, np.broadcast_to(standardised[0, 0], (32, 32, 3)))
+        self.assertGreater(len(np.unique(centred)), 3)
+        centred, standardised = (self.draw('--augment', 'flip', *more) for more in ((), ('--standardise',)))
+        np.testing.assert_array_equal(standardised, centred)
+
     def test_no_place_to_write_to_is_told_in_one_line(self) -> None:
         with temporary_directory() as directory, contextlib.redirect_stderr(io.StringIO()) as stderr:
             (directory / 'figures').write_text('')
