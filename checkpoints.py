@@ -1,6 +1,6 @@
 """A run to go on with, and a network to use.
 
-    state = RunState(defaults, n_ranks, model, optimizer, data['train'], record)
+    state = RunState(defaults, model, optimizer, data['train'], record)
     state.save('run.pt', step=500)
     step = state.load('run.pt')  # in another process: the steps that follow are the same, bit for bit on a CPU
 
@@ -76,7 +76,6 @@ class RunState:
 
     Args:
         defaults: every flag at its default, which stands for those that an older checkpoint lacks.
-        n_ranks: the number of processes.
         model, optimizer, data: what is saved, and put back in place.
         record: likewise; a checkpoint must agree with those of its flags that shape the result, but may be of a
             shorter run.
@@ -88,7 +87,6 @@ class RunState:
     def __init__(
         self,
         defaults: dict[str, object],
-        n_ranks: int,
         model: 'nn.Module',
         optimizer: 'torch.optim.Optimizer',
         data: DataSet,
@@ -96,7 +94,7 @@ class RunState:
         average: 'nn.Module | None' = None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self.flags = identity(record.description()) | {'processes': n_ranks}
+        self.flags = identity(record.description())
         self.defaults = {**defaults, 'processes': 1}
         self.model = model
         self.optimizer = optimizer
@@ -277,13 +275,14 @@ class LoadedNetwork:
             raise ValueError(
                 f'pixels must have shape (n, {self.mean_image.size}) or (n, 3, 32, 32), got {pixels.shape}'
             )
-        if pixels.dtype == np.uint8:
-            pixels = centred(pixels.reshape(len(pixels), self.mean_image.size), self.mean_image, self.std_image)
-        elif not np.issubdtype(pixels.dtype, np.floating):
+        if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
             raise ValueError(f'pixels must be uint8, or floating point and centred, got {pixels.dtype}')
-        images = pixels.reshape(len(pixels), *IMAGE_SHAPE)
-        batches = [images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH)]
-        outputs = [self._forward(batch) for batch in batches]
+        outputs = []
+        for start in range(0, len(pixels), EVALUATION_BATCH):
+            batch = pixels[start : start + EVALUATION_BATCH]
+            if batch.dtype == np.uint8:
+                batch = centred(batch.reshape(len(batch), -1), self.mean_image, self.std_image)
+            outputs.append(self._forward(batch.reshape(len(batch), *IMAGE_SHAPE)))
         if not outputs:
             return (np.zeros((0, len(self.description['classes']))),) * 2
         return tuple(map(np.concatenate, zip(*outputs, strict=True)))
@@ -330,7 +329,7 @@ def _read_numpy(path: str | Path) -> LoadedNetwork:
         arrays = {name: archive[name] for name in archive.files}
     description = json.loads(str(arrays.pop('description')))
     mean_image, std_image = arrays.pop('mean_image'), arrays.pop('std_image', None)
-    mlp = _network_class(description)(**description['arguments'])
+    mlp = _network_class(description)(**description['arguments'], rng=np.random.RandomState(0))  # overwritten at once
     mlp.load_state_dict(arrays)
     mlp.eval()
     dtype = description['arguments']['dtype']

@@ -71,14 +71,21 @@ def shaping(flags: dict[str, object]) -> dict[str, object]:
 
 
 def identity(record: dict[str, object]) -> dict[str, object]:
-    """What tells the run of a record, or those of a summary, from others: script, data set, flags that shape them."""
+    """What tells the run of a record, or those of a summary, from others: all that shapes their results."""
     flags = shaping(by_present_names(record.get('flags', {})))
-    return {**flags, 'script': record.get('script'), 'dataset': record.get('dataset')}
+    of_run = {'script': record.get('script'), 'dataset': record.get('dataset'), 'processes': record.get('processes', 1)}
+    return flags | of_run
 
 
-def same_but_for_the_seed(record: dict[str, object], other: dict[str, object]) -> bool:
-    """Whether the runs of two records differ in nothing that shapes their results, or in their seeds alone."""
-    return {**identity(record), 'seed': None} == {**identity(other), 'seed': None}
+def same_but_for_the_seed(
+    record: dict[str, object], other: dict[str, object], defaults: dict[str, object] | None = None
+) -> bool:
+    """Whether the runs of two records differ in nothing that shapes their results, or in their seeds alone.
+
+    A flag that one of them lacks counts as its default, as in `check_same_flags`.
+    """
+    one, another = ({**shaping(defaults or {}), **identity(of), 'seed': None} for of in (record, other))
+    return one == another
 
 
 def told_flags(flags: dict[str, object], defaults: dict[str, object]) -> dict[str, str]:
@@ -155,6 +162,7 @@ class RunRecord:
         quiet: no progress bar and no lines.
         evaluate_after: numbers of steps after which to evaluate as well, counted from 1.
         network: is kept at the row of the best validation accuracy or, without a validation set, at the last.
+        processes: how many share each batch, and so the statistics of a batch normalisation.
 
     `rows` has a dictionary per evaluation: step (counted from 1), train_acc, train_loss, test_acc, test_loss and, with
     a validation set, val_acc and val_loss; with several views of each image test_views_acc and so on, too. `status` is
@@ -175,6 +183,7 @@ class RunRecord:
         quiet: bool = False,
         evaluate_after: Collection[int] = (),
         network: Network | None = None,
+        processes: int = 1,
     ) -> None:
         self.script = script
         self.name = run_name(script, dataset, flags, defaults or {})
@@ -188,6 +197,7 @@ class RunRecord:
         self.quiet = quiet
         self.evaluate_after = {flags['max_steps'], *evaluate_after}
         self.network = network
+        self.processes = processes
         self.machine = machine()
         self.rows: list[Row] = []
         self.kept_row: Row | None = None
@@ -366,7 +376,8 @@ class RunRecord:
 
     def description(self) -> dict[str, object]:
         """What the run is, as its JSON says it; see `identity`."""
-        return {'script': self.script, 'dataset': self.dataset, 'flags': self.flags}
+        several = {'processes': self.processes} if self.processes > 1 else {}
+        return {'script': self.script, 'dataset': self.dataset, **several, 'flags': self.flags}
 
     def _check_name(self) -> None:
         """Raises a FlagError if the run would take the place of another that was finished, as `--name` may have it."""
@@ -379,6 +390,8 @@ class RunRecord:
             if there.get('status') != 'finished' and 'mean' not in there:
                 continue
             may_differ = LENGTH_FLAGS if self._lengthens(there) else set()
+            if not self.flags.get('seeds'):  # a run is done anew on as many processes as one likes
+                may_differ = {*may_differ, 'processes'}
             if name != self.name or 'seed' not in there.get('flags', {}):
                 may_differ = {*may_differ, 'seed'}
             what = f'{path} (give this one another --name)'
@@ -386,7 +399,7 @@ class RunRecord:
 
     def _lengthens(self, there: dict[str, object]) -> bool:
         """Whether this run may be that of a record, going on from a checkpoint: alone, and no shorter."""
-        goes_on = self.flags.get('checkpoint') or self.flags.get('resume')
+        goes_on = self.flags.get('resume') or os.path.exists(self.flags.get('checkpoint') or '')
         several = self.flags.get('seeds') or 'mean' in there
         return bool(goes_on) and not several and self.flags['max_steps'] >= there.get('flags', {}).get('max_steps', 0)
 

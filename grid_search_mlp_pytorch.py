@@ -60,6 +60,7 @@ from grid_search_results import (
 from machine import usable_cores
 from parsing import FlagError, OneLineParser, launched
 from ranks import pick_device
+from schedules import Schedule
 from script import load_data, run_script
 from stopping import exit_status
 from training_pytorch import OPTIMIZERS
@@ -292,7 +293,8 @@ def search(flags: argparse.Namespace) -> None:
     counts_as = defaults(build_parser()) | {'device': 'cpu'}  # results that name no device are of a CPU
     with only_writer(flags.output_dir, name) if trains else contextlib.nullcontext():
         results = Results(flags.output_dir, name, fixed, counts_as)
-        runs = left_to_do(settings, results.done())
+        schedule = Schedule(flags.schedule, flags.warmup, max(values['max_steps']))
+        runs = left_to_do(settings, results.done(), apart=schedule.depends_on_length)
         if flags.dry_run:
             print_plan(settings, runs, results, flags.processes or usable(flags.device))
             return

@@ -1,7 +1,8 @@
 """What a search is asked and what it leaves: the values, the settings made of them, and their results on disk.
 
-A setting is one combination of values. A run of 1500 steps is the first half of the same run of 3000, to the bit; so
-settings that differ in `max_steps` alone are answered by one run, and `Setting.run` is that run's name.
+A setting is one combination of values. A run of 1500 steps is the first half of the same run of 3000, to the bit, where
+the learning rate does not depend on the length; then settings that differ in `max_steps` alone are answered by one run,
+and `Setting.run` is that run's name.
 
 `Results` is the CSV, with the evaluations of every setting that is done, and the JSON beside it. Both are written whole
 and at once, by one search at a time. What is read is held to what a search writes: a setting that lacks a row counts as
@@ -129,11 +130,14 @@ def search_name(grid: str | None, validation_size: int, dataset: str) -> str:
     return record_name(f'{name}_validation' if validation_size else name, dataset)
 
 
-def left_to_do(settings: list[Setting], done: set[Setting]) -> list[Run]:
-    """The runs that answer the settings that are not done, the longest first."""
-    runs: dict[str, Run] = {}
+def left_to_do(settings: list[Setting], done: set[Setting], apart: bool = False) -> list[Run]:
+    """The runs that answer the settings that are not done, the longest first.
+
+    `apart` is whether each needs a run of its own, since a shorter run is not the beginning of a longer one.
+    """
+    runs: dict[object, Run] = {}
     for setting in sorted(set(settings) - done, key=lambda setting: setting.max_steps):
-        runs.setdefault(setting.run, []).append(setting)
+        runs.setdefault(setting if apart else setting.run, []).append(setting)
     return sorted(runs.values(), key=lambda run: (-arithmetic(run[-1]), run))
 
 

@@ -172,8 +172,9 @@ class ReLUModule(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output, of x's shape."""
-        self.cache = out = np.maximum(floating(x), 0)
-        return out
+        x = floating(x)
+        self.cache = x > 0
+        return np.maximum(x, 0)
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """The gradient with respect to x: dx = dout where x > 0, else 0 (Eq. 15 with a = 0).
@@ -181,9 +182,9 @@ class ReLUModule(Module):
         Raises:
             ValueError: dout has another shape than the last output.
         """
-        out = self.cache
-        check_shape('dout', dout, out.shape)
-        return dout * (out > 0)  # out > 0 just where x > 0
+        is_positive = self.cache
+        check_shape('dout', dout, is_positive.shape)
+        return dout * is_positive
 
 
 class LeakyReLUModule(Module):
@@ -425,7 +426,7 @@ class SoftMaxModule(Module):
         out = x - x.max(axis=1, keepdims=True)
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)
-        self.cache = out
+        self.cache = out.copy()  # the caller may do with the output what it likes
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:

@@ -85,6 +85,8 @@ def main(parser: OneLineParser, train: Train) -> int:
     def work(flags: argparse.Namespace) -> int:
         if not flags.seeds:
             return train(flags, flags.output_dir).exit_status
+        if getattr(flags, 'resume', None):  # which the NumPy trainer has not
+            raise FlagError('--resume is of one run: with --seeds name a --checkpoint, which each seed has one of')
         records = train_seeds(flags, train)
         finished = [record for record in records if record.status == 'finished']
         if finished and is_main_process():
@@ -129,7 +131,7 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     path = output_paths(output_dir, name)[1]
     # The record of the run of one seed that has the same flags, and so the same name.
     there = read_record(path, first.script)
-    if not same_but_for_the_seed(there, first.description()):
+    if not same_but_for_the_seed(there, first.description(), first.defaults):
         there = {}
     flags = {flag: value for flag, value in first.flags.items() if flag not in ('seed', 'seeds')}
     summary = {'name': name, **first.description(), 'flags': flags, 'versions': versions(), 'machine': first.machine}

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from augmentation import Augmentation, add_augment_flag, views
 from checkpoints import EVALUATION_BATCH, KeptNetwork, RunState
 from cifar10_utils import IMAGE_SHAPE, DataSet
-from experiment import RunRecord
+from experiment import RunRecord, output_paths
 from files import check_can_write
 from flags import add_optimizer_flags, add_pytorch_flags, check_same_flags
 from parsing import FlagError, OneLineParser
@@ -110,15 +110,15 @@ def evaluate(
         for start in range(0, len(share), EVALUATION_BATCH):
             pixels, labels = data.pixels_and_labels(share[start : start + EVALUATION_BATCH])
             with autocast(data.device, precision):
-                logits = [model(data.centre(view)) for view, _ in views(pixels, n_views)]
-            logits = average_of(logits, [weight for _, weight in views(pixels, n_views)])
+                by_view = [(model(data.centre(view)), weight) for view, weight in views(pixels, n_views)]
+            logits = average_of(*zip(*by_view, strict=True))
             correct = (logits.argmax(dim=1) == labels).sum()
             totals += torch.stack([correct, cross_entropy(logits.float(), labels, reduction='sum')])
     model.train(training)
     return tuple((sum_over_ranks(totals, ranks) / data.data.num_examples).tolist())
 
 
-def average_of(logits: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+def average_of(logits: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """Logits (n, n_classes) of the weighted mean of the probabilities that these logits stand for."""
     if len(logits) == 1:
         return logits[0]
@@ -285,10 +285,10 @@ def train_model(
         record = RunRecord(
             script, title, sets['train'].name, all_flags, defaults, output_dir if ranks.rank == 0 else None,
             quiet or ranks.rank > 0, [*evaluate_after, *epoch_ends],
-            KeptNetwork(script, kept, arguments, sets['train'].mean_image, sets['train'].std_image),
+            KeptNetwork(script, kept, arguments, sets['train'].mean_image, sets['train'].std_image), ranks.n_ranks,
         )  # fmt: skip
         state = RunState(
-            defaults, ranks.n_ranks, model, optimizer, sets['train'], record, average,
+            defaults, model, optimizer, sets['train'], record, average,
             augmentation if augmentation.strengths else None,
         )  # fmt: skip
         is_done = record.already_done()
@@ -390,7 +390,7 @@ def data_parallel(model: nn.Module, image: torch.Tensor, ranks: Ranks) -> nn.Mod
 
 def checkpoint_path(checkpoint: str | None, seed: int | None) -> str | None:
     """The file of `--checkpoint`, with the seed in its name where there are several."""
-    if checkpoint is None or seed is None:
+    if checkpoint is None or seed is None or not Path(checkpoint).name:
         return checkpoint
     path = Path(checkpoint)
     return str(path.with_name(f'{path.stem}_seed={seed}{path.suffix}'))
@@ -406,15 +406,17 @@ def find_start(state: RunState, resume: str | None, checkpoint: str | None, rank
     if batch_size < ranks.n_ranks:
         raise FlagError(f'--batch_size {batch_size} leaves some of {ranks.n_ranks} processes without an example')
     if checkpoint is not None and ranks.rank == 0:
+        record = state.record
+        own = output_paths(record.output_dir, record.name, '.pt') if record.output_dir is not None else []
+        if os.path.realpath(checkpoint) in map(os.path.realpath, own):
+            raise FlagError(f'--checkpoint {checkpoint} is what the run itself writes at its end: name another file')
         try:
             check_can_write(checkpoint)
         except OSError as error:
             raise FlagError(f'cannot write --checkpoint {checkpoint}: {error.strerror or error}') from error
-    if resume is not None:
-        return state.load(resume)
-    if checkpoint is not None and os.path.lexists(checkpoint):
+    if checkpoint is not None and os.path.exists(checkpoint):
         return state.load(checkpoint, flag='checkpoint')
-    return 0
+    return state.load(resume) if resume is not None else 0
 
 
 def check_agreement(flags: dict[str, object], start: int, ranks: Ranks) -> None:

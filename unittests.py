@@ -242,6 +242,15 @@ class ActivationTest(ModuleTestCase):
         self.check_activation(SoftMaxModule(), lambda x: x.softmax(dim=1))
         self.check_refused_shapes(SoftMaxModule(), np.ones((2, 3)))
 
+    def test_what_is_done_to_an_output_changes_no_gradient(self) -> None:
+        x, dout = self.rng.randn(4, 3), self.rng.randn(4, 3)
+        for module in (LinearModule(3, 3, rng=self.rng), ReLUModule(), LeakyReLUModule(0.1), ELUModule(),
+                       SoftMaxModule(), BatchNormModule(3), LayerNormModule(3)):  # fmt: skip
+            module.forward(x)
+            expected = module.backward(dout)
+            module.forward(x)[...] = -1
+            np.testing.assert_array_equal(module.backward(dout), expected)
+
     def test_softmax_of_large_inputs(self) -> None:
         out = SoftMaxModule().forward(np.array([[1000.0, 1000.0, -1000.0]]))
         np.testing.assert_array_equal(out, [[0.5, 0.5, 0]])

@@ -32,10 +32,12 @@ class CheckpointTest(unittest.TestCase):
         torch.manual_seed(seed)
         model, run_flags = TorchMLP(**ARGUMENTS), {**FLAGS, **flags}
         network = KeptNetwork(script, model, ARGUMENTS, np.zeros(3072, np.float32))
-        record = experiment.RunRecord(script, 'MLP', dataset, run_flags, quiet=True, network=network)
+        record = experiment.RunRecord(
+            script, 'MLP', dataset, run_flags, quiet=True, network=network, processes=n_ranks
+        )  # fmt: skip
         data = get_cifar10(dataset='synthetic', one_hot=False, rng=np.random.RandomState(seed))['train']
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-        return RunState(FLAGS, n_ranks, model, optimizer, data, record)
+        return RunState(FLAGS, model, optimizer, data, record)
 
     def train(self, state: RunState, n_steps: int, accuracies: tuple[float, ...]) -> None:
         """Some steps and evaluations; those of validation accuracy."""

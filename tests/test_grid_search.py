@@ -182,6 +182,13 @@ class GridSearchTest(SearchTest):
         self.assertEqual([(run[0].batch_size, run[0].dnn_hidden_units) for run in runs],
                          [(20, '9'), (10, '9'), (20, '5'), (10, '5')])  # fmt: skip
         self.assertEqual([[setting.max_steps for setting in run] for run in runs], [[3, 8]] * 3 + [[3]])
+        runs = search_results.left_to_do(settings, set(), apart=True)
+        self.assertEqual(sorted(runs), sorted([setting] for setting in settings))
+
+    def test_a_schedule_of_one_length_is_not_the_beginning_of_a_longer_one(self) -> None:
+        here = ('--dataset', 'synthetic', '--max_steps', '5', '10', '--dnn_hidden_units', '5', '--dry_run')
+        for args, n_runs in (((), 1), (('--schedule', 'cosine'), 2), (('--warmup', '0.5'), 2)):
+            self.assertIn(f'{n_runs} runs answer the other 2', self.main(*here, *args)[1])
 
     def test_bad_flags(self) -> None:
         here = ('--dataset', 'synthetic')

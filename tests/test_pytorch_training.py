@@ -313,6 +313,7 @@ class TorchTrainingTest(unittest.TestCase):
         self.assertEqual(done.stdout.count('best step'), 1)
         self.train('--dnn_hidden_units', '100', *args, output_dir='one')
         one, two = (read_rows(only(self.directory / name, '.csv')) for name in ('one', 'two'))
+        self.assertEqual(json.loads(only(self.directory / 'two', '.json').read_text())['processes'], 2)
         self.assertEqual(len(one), 4)
         for row, row_of_two in zip(one, two, strict=True):
             for key, value in row.items():
@@ -435,6 +436,39 @@ class TorchTrainingTest(unittest.TestCase):
             self.assertIn('is damaged or no checkpoint', refused(self, train_mlp_pytorch, '--checkpoint', str(notes)))
             self.assertEqual(notes.read_bytes(), contents)
         self.assertIn('is no regular file', refused(self, train_mlp_pytorch, '--checkpoint', '/dev/null'))
+
+    def test_a_checkpoint_is_no_file_of_the_run_itself(self) -> None:
+        (self.directory / 'link').symlink_to(self.directory / 'out')
+        for path in ('out/networks/x.pt', 'out/results/../results/x.csv', 'link/networks/x.pt'):
+            with self.assertRaisesRegex(FlagError, f'--checkpoint .*{path} is what the run itself writes'):
+                self.train('--name', 'x', '--checkpoint', str(self.directory / path), output_dir='out')
+        self.assertFalse((self.directory / 'out').exists())
+
+    def test_a_checkpoint_that_is_there_comes_before_the_one_to_resume(self) -> None:
+        """So that the same command goes on, whatever it first began from."""
+        first, second = (str(self.directory / name) for name in ('first.pt', 'second.pt'))
+        self.train('--max_steps', '4', '--checkpoint', first)
+        whole = self.train('--resume', first, '--checkpoint', second)
+        with mock.patch.object(training_pytorch, 'training_step', side_effect=AssertionError):
+            again = self.train('--resume', first, '--checkpoint', second)
+        self.assertEqual(again.rows, whole.rows)
+        notes = self.directory / 'notes.txt'
+        notes.write_text('my notes')
+        said = refused(self, train_mlp_pytorch, '--resume', first, '--checkpoint', str(notes))
+        self.assertIn('notes.txt is damaged or no checkpoint', said)
+
+    def test_a_link_to_a_checkpoint_that_is_yet_to_be_written(self) -> None:
+        link, target = self.directory / 'run.pt', self.directory / 'target.pt'
+        link.symlink_to(target)
+        rows = self.train('--checkpoint', str(link)).rows
+        self.assertTrue(link.is_symlink() and target.is_file())
+        self.assertEqual(self.train('--checkpoint', str(link)).rows, rows)
+
+    def test_checkpoints_of_several_seeds_that_can_be_none(self) -> None:
+        for path, reason in (('', 'cannot write --checkpoint'), ('.', 'cannot write --checkpoint .')):
+            self.assertIn(reason, refused(self, train_mlp_pytorch, '--seeds', '1,2', '--checkpoint', path))
+        said = refused(self, train_mlp_pytorch, '--seeds', '1,2', '--resume', 'run.pt')
+        self.assertIn('--resume is of one run', said)
 
     def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(self) -> None:
         with (

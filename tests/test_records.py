@@ -773,6 +773,11 @@ class SeedsTest(unittest.TestCase):
         files.write_json(path, {key: value for key, value in self.summary().items() if key != 'script'})
         self.main('--name', 'x', '--seeds', '1')
         self.assertEqual((self.summary()['status'], self.summary()['seeds']), ('finished', [1]))  # both are kept
+        older = self.summary()
+        del older['flags']['weight_decay'], older['seeds'], older['mean'], older['std']
+        files.write_json(path, older)
+        self.main('--name', 'x', '--seeds', '1')
+        self.assertEqual((self.summary()['status'], self.summary()['seeds']), ('finished', [1]))
         self.assertEqual(self.main('--name', 'x')[0], 0)
         self.assertEqual(self.summary()['script'], 'mlp_numpy')
 
@@ -802,16 +807,35 @@ class SeedsTest(unittest.TestCase):
 
         with self.assertRaisesRegex(FlagError, 'its max_steps is '):
             start(n_steps + 1)
+        checkpoint = self.directory / 'run.pt'
+        with self.assertRaisesRegex(FlagError, 'its max_steps is '):  # a run from the start is no longer one of it
+            start(n_steps + 1, checkpoint=str(checkpoint))
+        checkpoint.touch()
         for flag in ('checkpoint', 'resume'):
-            start(n_steps + 1, **{flag: 'run.pt'})
+            start(n_steps + 1, **{flag: str(checkpoint)})
             with self.assertRaisesRegex(FlagError, 'its max_steps is '):  # no checkpoint of that run can be so short
-                start(n_steps - 1, **{flag: 'run.pt'})
+                start(n_steps - 1, **{flag: str(checkpoint)})
         self.main('--name', 'x', '--seeds', '1')
         with self.assertRaisesRegex(FlagError, 'its max_steps is '):  # what the seeds came to is not its
-            start(n_steps + 1, checkpoint='run.pt')
+            start(n_steps + 1, checkpoint=str(checkpoint))
         (self.directory / 'results/x.json').unlink()
         with self.assertRaisesRegex(FlagError, 'x_seed=1.json .*its max_steps is '):
-            start(n_steps + 1, checkpoint='run.pt', seed=1, seeds=[1])
+            start(n_steps + 1, checkpoint=str(checkpoint), seed=1, seeds=[1])
+
+    def test_a_run_on_several_processes_is_no_other_run_s_seed(self) -> None:
+        self.main('--name', 'x', '--seeds', '1')
+
+        def start(processes: int, **run_flags: object) -> experiment.RunRecord:
+            there = json.loads((self.directory / 'results/x_seed=1.json').read_text())['flags']
+            return experiment.RunRecord('mlp_numpy', 'MLP', 'synthetic', {**there, **run_flags},
+                                        output_dir=str(self.directory), quiet=True, processes=processes)  # fmt: skip
+
+        self.assertTrue(start(1).already_done())
+        with self.assertRaisesRegex(FlagError, 'its processes is 1, here it is 2'):
+            start(2)
+        alone = start(2, name='x_seed=1', seeds=None)  # which takes its place, if that is what it is told to do
+        self.assertEqual(alone.description()['processes'], 2)
+        self.assertNotIn('processes', start(1).description())
 
     def test_a_name_that_a_run_which_was_not_finished_has(self) -> None:
         self.assertEqual(self.main('--name', 'x', '--learning_rate', '1e300')[0], 3)
