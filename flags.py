@@ -251,7 +251,8 @@ def add_checkpoint_flags(parser: OneLineParser) -> None:
     add = parser.add_argument
     add('--checkpoint', type=file_path, metavar='FILE',
         help='save at every evaluation all that a run needs to go on, and go on from it where it is there')  # fmt: skip
-    add('--resume', type=file_path, metavar='FILE', help='go on from this checkpoint, which must be there, unless that of --checkpoint is')
+    add('--resume', type=file_path, metavar='FILE',
+        help='go on from this checkpoint, which must be there; a --checkpoint that is there comes first')  # fmt: skip
 
 
 def defaults(parser: OneLineParser) -> dict[str, object]:
