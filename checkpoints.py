@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from augmentation import Augmentation
+from cifar10_files import one_line
 from cifar10_utils import CLASSES, IMAGE_SHAPE, DataSet, centred
 from experiment import RunRecord, identity
 from files import atomic_file, regular_path
@@ -198,7 +199,7 @@ class KeptNetwork:
     ) -> None:
         self.script = script
         self.model = model
-        self.arguments = arguments
+        self.arguments = json.loads(json.dumps(arguments))  # what no file could hold fails before the training
         self.images = {'mean_image': mean_image} | ({} if std_image is None else {'std_image': std_image})
         self.suffix = '.npz' if script == 'mlp_numpy' else '.pt'
         self.state: dict[str, Any] | None = None
@@ -309,7 +310,7 @@ def load_network(path: str | Path) -> LoadedNetwork:
     except OSError as error:
         raise NetworkError(f'cannot read {path}: {error.strerror or error}') from error
     except Exception as error:  # of any kind: of structures, of types, of sizes
-        raise NetworkError(f'{path} is damaged or no network of these scripts') from error
+        raise NetworkError(f'{path} is damaged or no network of these scripts ({one_line(error)})') from error
 
 
 def _network_class(description: dict[str, Any]) -> type:

@@ -287,6 +287,8 @@ def load(
     """
     if dataset == 'synthetic':
         return _stand_in()
+    if dataset not in ('auto', 'cifar10'):
+        raise ValueError(f"dataset must be 'auto', 'cifar10' or 'synthetic', got {dataset!r}")
     try:
         folder = obtain(Path(data_dir), check_network)
     except DownloadError as error:

@@ -16,7 +16,6 @@ from grid_search_results import BASE_NAME, GRIDS, all_settings
 from report.claims import NAMED_BEST, findings_on_size
 from report.equations import computed, mentioned, numbered, test_methods, tests
 from report.records import (
-    SCRIPTS,
     STUDENT_ADDITIONAL,
     STUDENT_ADDITIONAL_LAST,
     STUDENT_FULL_GRID,
@@ -25,6 +24,7 @@ from report.records import (
     evaluations,
     highest,
     own_bests,
+    recipe_runs,
     searched,
     student_convnet,
     student_searches,
@@ -199,16 +199,15 @@ def commands_of_runs(root: Path) -> Iterator[str]:
 @check
 def recipes(root: Path) -> Iterator[str]:
     """A recipe's runs have the flags of its file, and were trained to their end on CIFAR-10."""
-    for script in SCRIPTS:
-        name = f'{script}_recipe'
-        if not (root / f'results/{name}.json').exists():
-            continue
-        for record in (summary(root, f'{name}_seed={seed}') for seed in summary(root, name)['seeds']):
+    for recipe in recipe_runs(root):
+        file = root / 'recipes' / f'{recipe["name"].replace("_recipe", "", 1)}.txt'
+        has_file = file.exists() or recipe['name'] == f'{recipe["script"]}_recipe'
+        for record in (summary(root, run) for run in recipe['runs']):
             if (record['status'], record['dataset']) != ('finished', 'cifar10'):
                 yield f'{record["name"]} is {record["status"]} on {record["dataset"]}'
             flags = {flag: value for flag, value in record['flags'].items() if flag != 'seed'}
-            words = [f'@{root}/recipes/{script}.txt']
-            yield from other_flags(f'train_{script}', words, flags, record['name'], 'file')
+            if has_file:
+                yield from other_flags(f'train_{recipe["script"]}', [f'@{file}'], flags, record['name'], 'file')
 
 
 # The errata, those that rest on records; the others are tests of the equations

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
+from grid_search_figures import describe, optimizer_title
 from grid_search_results import GRIDS, Rows, Setting, all_settings
 
 # The setting that the report names as the best of its 486.
@@ -38,7 +38,7 @@ def findings_on_optimizers(best: dict[Setting, float]) -> list[Finding]:
 
     def at(rate: float) -> str:
         return f'at {rate:g} ' + ', '.join(
-            f'{optimizer_title(name)} {mean(name, rate):.3f}' for name in OPTIMIZER_TITLES
+            f'{optimizer_title(name)} {mean(name, rate):.3f}' for name in GRIDS['full']['optimizer']
         )
 
     poor = 0.25  # test accuracy; chance is 0.1, and the median of the grid far above

@@ -1,5 +1,6 @@
 """The figure of what training as one would today is worth: test accuracy over the seconds of computing."""
 
+import itertools
 from pathlib import Path
 
 from plots import PALETTE, new_figure, save_figure
@@ -15,8 +16,8 @@ def plot_recipes(root: Path, path: Path) -> None:
     figure, (panel,) = new_figure('Test accuracy on CIFAR-10: default flags and recipes', 1, size=(10, 5))
     for colour, (script, title) in zip(PALETTE, SCRIPTS.items(), strict=False):
         runs = {f'{title}, default flags': ([script], '--')}
-        recipes = [recipe for recipe in recipe_runs(root) if recipe['script'] == script]
-        runs |= {recipe['title']: (recipe['runs'], style) for recipe, style in zip(recipes, ('-', ':'), strict=False)}
+        styles, recipes = itertools.cycle(('-', ':', '-.')), (of for of in recipe_runs(root) if of['script'] == script)
+        runs |= {recipe['title']: (recipe['runs'], style) for recipe, style in zip(recipes, styles, strict=False)}
         for label, (names, style) in runs.items():
             for name in names:
                 rows, seconds = evaluations(root, name)[1:], summary(root, name)['seconds']

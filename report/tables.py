@@ -18,7 +18,8 @@ from cifar10_files import EXAMPLES_PER_FILE, TRAIN_FILES
 from cifar10_utils import CLASSES, N_CLASSES, N_PIXELS
 from experiment import read_json, shaping, told_flags
 from flags import LENGTH_FLAGS, defaults
-from grid_search_figures import OPTIMIZER_TITLES, describe, optimizer_title
+from grid_search_figures import describe, optimizer_title
+from grid_search_results import GRIDS
 from metrics import confusion_matrix_to_metrics
 from report.claims import NAMED_BEST, Finding, findings, findings_on_size
 from report.equations import computed, numbered, tests
@@ -46,7 +47,6 @@ LATER_FLAGS = (
 )
 # The highest test accuracies published for networks of the kind, as far as they could be found.
 ELSEWHERE = {
-    'mlp_numpy': '–',
     'mlp_pytorch': '0.78, with layers trained one by one as autoencoders first '
                    '([Lin, Memisevic and Konda 2015](https://arxiv.org/abs/1511.02580))',
     'convnet_pytorch': '0.924, VGG-11 with 28 million parameters, ours has 9 '
@@ -266,14 +266,15 @@ def student_records(root: Path) -> str:
     records = student_searches()
     best = highest(records['full'])
     top: dict[tuple[float, str], float] = {}
+    optimizers = GRIDS['full']['optimizer']
     for setting, accuracy in sorted(best.items(), key=lambda item: item[1]):
         top[setting.learning_rate, setting.optimizer] = accuracy
-    table = [[f'{rate:g}', *(f'{top[rate, name]:.4f}' for name in OPTIMIZER_TITLES)] for rate in (2e-2, 2e-3, 2e-4)]
+    table = [[f'{rate:g}', *(f'{top[rate, name]:.4f}' for name in optimizers)] for rate in (2e-2, 2e-3, 2e-4)]
     depths = ', '.join(f'{len(setting.widths)} layers {top:.4f} and {last:.4f}'
                        for setting, (top, last) in records['additional'].items())  # fmt: skip
     sizes = '. '.join(f'{word} networks do better {finding.numbers}'
                       for word, finding in zip(('Wider', 'Deeper'), findings_on_size(best), strict=True))  # fmt: skip
-    return markdown(['learning rate', *map(optimizer_title, OPTIMIZER_TITLES)], table) + (
+    return markdown(['learning rate', *map(optimizer_title, optimizers)], table) + (
         f'\nThe highest test accuracy at each learning rate, over {len(best)} settings. Of the setting that is named '
         f'as the best it is {best[NAMED_BEST]:.4f}. In the additional search highest and last are: {depths}. {sizes}.\n'
     )
@@ -287,10 +288,9 @@ def recipe_trials(root: Path) -> str:
     rows = []
     for record in sorted(records, key=lambda record: (record['script'], -record['last']['val_acc'])):
         base, flags = bases[record['script']], record['flags']
-        if record is base:
-            others = defaults(importlib.import_module(f'train_{record["script"]}').build_parser())
-        else:
-            others = shaping(base['flags'])
+        others = shaping(defaults(importlib.import_module(f'train_{record["script"]}').build_parser()))
+        if record is not base:
+            others |= shaping(base['flags'])  # which may lack flags that are younger
         what = ', '.join(f'{flag} {value or "none"}' for flag, value in told_flags(shaping(flags), others).items()
                          if flag not in LENGTH_FLAGS)  # fmt: skip
         n_train = len(TRAIN_FILES) * EXAMPLES_PER_FILE - flags['validation_size']
@@ -431,6 +431,7 @@ def glance(root: Path) -> str:
          f'{STUDENT_TABLES["convnet_pytorch"]["best"]["test_acc"]:.3f}'],
     ]  # fmt: skip
     rows = [[*row, '–'] for row in rows]
-    rows += [[f'{record["title"]}, last step', over_seeds(record, 'test_acc'), '–', ELSEWHERE[record['script']]]
-             for record in recipe_runs(root)]  # fmt: skip
+    for recipe in recipe_runs(root):
+        known = ELSEWHERE.get(recipe['script'], '–')
+        rows.append([f'{recipe["title"]}, last step', over_seeds(recipe, 'test_acc'), '–', known])
     return markdown(['best test accuracy', 'here', 'that report', 'known elsewhere'], rows)

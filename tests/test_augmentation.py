@@ -303,6 +303,23 @@ class LibrariesTest(unittest.TestCase):
         self.assertEqual((result.stdout, result.stderr), ('set()\n', ''))
 
 
+class EveryKindTest(unittest.TestCase):
+    def test_does_something(self) -> None:
+        """At its greatest strength, to tensors and, where it is one of NumPy's, to arrays."""
+        pixels = random_pixels(6)
+        for kind in augmentation.KINDS:
+            word = f'{kind}={augmentation.STRENGTHS[kind][1]}' if kind in augmentation.STRENGTHS else kind
+            for array in (False, True)[: 1 + (kind in augmentation.NUMPY_KINDS)]:
+                augment = Augmentation([word], n_examples=6, seed=0)
+                inputs = (pixels, NO_MEAN, np.eye(10, dtype=np.float32)[:6])
+                if not array:
+                    inputs = (*map(torch.from_numpy, inputs[:2]), torch.arange(6))
+                images = augment.apply(inputs[0], augment.draw(np.arange(6), 0), inputs[1])
+                images, _ = augment.mix(images, inputs[2])
+                self.assertEqual(isinstance(images, np.ndarray), array)
+                self.assertFalse(np.array_equal(np.asarray(images).reshape(pixels.shape), pixels), word)
+
+
 class FlagTest(unittest.TestCase):
     def parse(self, *words: str, kinds: tuple[str, ...] = augmentation.KINDS) -> list[str]:
         parser = OneLineParser(prog='x')

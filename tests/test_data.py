@@ -343,6 +343,10 @@ class BatchFilesTest(unittest.TestCase):
             np.testing.assert_array_equal(data['train'].order, order)
         self.assertGreater(get_cifar10(dataset='synthetic')['train'].mean_image.min(), 0)
 
+    def test_another_data_set_is_not_taken_for_this_one(self) -> None:
+        with self.assertRaisesRegex(ValueError, "must be 'auto', 'cifar10' or 'synthetic', got 'cifar100'"):
+            get_cifar10(dataset='cifar100')
+
     def test_the_same_files_are_read_once_and_others_anew(self) -> None:
         load = functools.partial(get_cifar10, checksums=False)
         with temporary_directory() as directory, contextlib.chdir(directory):

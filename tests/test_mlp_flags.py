@@ -13,6 +13,8 @@ import torch
 import cifar10_utils
 import compare_batch_norm
 import grid_search_mlp_pytorch
+import mlp_numpy
+import mlp_pytorch
 import train_convnet_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
@@ -56,6 +58,18 @@ class FlagsTest(unittest.TestCase):
             (train_convnet_pytorch, 0.1), (compare_batch_norm, 0.1), (grid_search_mlp_pytorch, [0.1]),
         ):  # fmt: skip
             self.assertEqual(parse(script, '--lr', '0.1').learning_rate, value)
+
+    def test_activations_are_the_same_in_both_libraries(self) -> None:
+        self.assertEqual(mlp_numpy.ACTIVATIONS.keys(), mlp_pytorch.ACTIVATIONS.keys())
+        x, dout = np.random.RandomState(0).randn(2, 5, 4)
+        for name, activation in mlp_numpy.ACTIVATIONS.items():
+            module, of_torch = activation(0.1), mlp_pytorch.ACTIVATIONS[name](0.1)
+            tensor = torch.tensor(x, requires_grad=True)
+            expected = of_torch(tensor)
+            expected.backward(torch.from_numpy(dout))
+            np.testing.assert_allclose(module.forward(x), expected.detach(), rtol=1e-12)
+            np.testing.assert_allclose(module.backward(dout), tensor.grad, rtol=1e-12)
+            self.assertEqual(module.forward(x.astype(np.float32)).dtype, np.float32)
 
     def test_activations(self) -> None:
         expected = {

@@ -24,6 +24,7 @@ from experiment import RunRecord
 from mlp_numpy import MLP
 from mlp_pytorch import MLP as TorchMLP
 from parsing import FlagError
+from report.records import SCRIPTS
 from schedules import SHAPES, Schedule
 from tests.helpers import ROOT, read_rows, refused, small_stand_in, temporary_directory, torchrun
 from tests.test_numpy_training import torch_copy
@@ -343,10 +344,11 @@ class RecipeTest(unittest.TestCase):
         recipes = sorted((ROOT / 'recipes').glob('*.txt'))
         self.assertTrue(recipes)
         for path in recipes:
-            trainer = importlib.import_module(f'train_{path.stem}')
+            script = next(script for script in SCRIPTS if path.stem.startswith(script))
+            trainer = importlib.import_module(f'train_{script}')
             flags = parse(trainer, f'@{path}')
-            self.assertEqual(flags.name, f'{path.stem}_recipe')
-            command = f'python train_{path.stem}.py @recipes/{path.name}'
+            self.assertEqual(flags.name, path.stem.replace(script, f'{script}_recipe'))
+            command = f'python train_{script}.py @recipes/{path.name}'
             self.assertIn(command, path.read_text(encoding='utf-8').splitlines()[0])
             if hasattr(flags, 'dnn_hidden_units'):
                 record = train(trainer, f'@{path}', '--dnn_hidden_units', '8,8', '--epochs', '5')

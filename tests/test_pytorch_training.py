@@ -273,7 +273,7 @@ class TorchTrainingTest(unittest.TestCase):
         def refuse(*args: str) -> str:
             return refused(self, train_mlp_pytorch, *args)
 
-        self.assertIn('rmsprop', refuse('--optimizer', 'RMSprop'))
+        self.assertIn('no_such', refuse('--optimizer', 'No_such'))
         self.assertIn('at least 2 examples', refuse('--batch_norm', 'manual', '--batch_size', '1'))
         self.assertIn('needs a hidden layer', refuse('--batch_norm', 'torch', '--dnn_hidden_units', ''))
         self.assertIn('cannot read --resume', refuse('--resume', ''))

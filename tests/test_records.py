@@ -625,6 +625,10 @@ class KeptNetworkTest(unittest.TestCase):
             ):
                 load_network(path)
 
+    def test_arguments_that_no_file_could_hold(self) -> None:
+        with self.assertRaisesRegex(TypeError, 'not JSON serializable'):
+            checkpoints.KeptNetwork('convnet_pytorch', None, {'block': float}, np.zeros(3072, np.float32))
+
     def test_no_code_is_run_from_a_file(self) -> None:
         trace = self.directory / 'trace'
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import shutil
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -125,8 +126,8 @@ def write_project(root: Path) -> None:
     (root / 'recipes/mlp_numpy.txt').write_text('--momentum 0.9  # and no more\n')
     last = {'test_acc': 0.675, 'test_views_acc': 0.7}
     write_json(root / 'results/mlp_numpy_recipe.json', {
-        'script': 'mlp_numpy', 'machine': 'a machine', 'seeds': [1, 2, 3], 'mean': {'last': last},
-        'std': {'last': {'test_acc': 0.0025, 'test_views_acc': 0.005}},
+        'name': 'mlp_numpy_recipe', 'script': 'mlp_numpy', 'machine': 'a machine', 'seeds': [1, 2, 3],
+        'mean': {'last': last}, 'std': {'last': {'test_acc': 0.0025, 'test_views_acc': 0.005}},
     })  # fmt: skip
     for seed, seconds in ((1, 600.0), (2, 660.0), (3, 720.0)):
         write_json(root / f'results/mlp_numpy_recipe_seed={seed}.json', {
@@ -235,6 +236,20 @@ class ReportTest(unittest.TestCase):
             self.replace(path, old, new)
             self.assert_fails(recipes=words)
             self.replace(path, new, old)
+
+    def test_recipes_of_other_names(self) -> None:
+        for number, name in enumerate(('mlp_numpy_recipe_wide', 'mlp_numpy_recipe_wider')):
+            for suffix, own in (('', {'name': name, 'seeds': [1]}), ('_seed=1', {'name': f'run {number}'})):
+                there = json.loads((self.root / f'results/mlp_numpy_recipe{suffix}.json').read_text())
+                write_json(self.root / f'results/{name}{suffix}.json', there | own)
+            shutil.copy(self.root / 'results/mlp_numpy_recipe_seed=1.csv', self.root / f'results/{name}_seed=1.csv')
+        self.main()
+        self.assertIn('| NumPy MLP, recipe wider | 0.6750', (self.root / 'REPORT.md').read_text())
+        self.replace('results/mlp_numpy_recipe_wide_seed=1.json', 'finished', 'diverged')
+        self.assert_fails(recipes='run 0 is diverged on cifar10')
+        (self.root / 'recipes/mlp_numpy_wider.txt').write_text('--momentum 0.8')
+        self.replace('results/mlp_numpy_recipe_wide_seed=1.json', 'diverged', 'finished')
+        self.assert_fails(recipes="run 1 has the flags {'momentum': '0.9'}, its file has {'momentum': '0.8'}")
 
     def test_a_wrong_number_is_found_and_mended(self) -> None:
         before = (self.root / 'REPORT.md').read_text()
