@@ -19,8 +19,10 @@ import script
 import stopping
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the tests are of runs on a CPU, wherever they run
+
 DATA_DIRS = (os.path.expanduser(os.environ.get('CIFAR10_DIR') or 'cifar10'), ROOT / 'cifar10', ROOT.parent / 'shared')
-REAL_DATA = next((Path(path) for path in DATA_DIRS if cifar10_utils.find_batches(Path(path))), None)
+REAL_DATA = next((Path(path).resolve() for path in DATA_DIRS if cifar10_utils.find_batches(Path(path))), None)
 needs_real_data = unittest.skipUnless(REAL_DATA, 'no CIFAR-10 at hand: set CIFAR10_DIR to where it is')
 
 PATIENCE = 300  # seconds with a script that hangs: on a machine that has much else to do, one may take a minute
@@ -76,10 +78,11 @@ def start_script(name: str, *args: object) -> Iterator[subprocess.Popen]:
 
 def torchrun(*args: object, n_processes: int = 2) -> subprocess.CompletedProcess:
     """A script in several processes."""
-    launcher = ['torch.distributed.run', '--standalone', f'--nproc_per_node={n_processes}']
-    command = [sys.executable, '-m', *launcher, *args]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    with temporary_directory() as logs:  # else torchrun leaves a directory of its own behind
+        launcher = ['torch.distributed.run', '--standalone', f'--nproc_per_node={n_processes}', f'--log_dir={logs}']
+        command = [sys.executable, '-m', *launcher, *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
 
 def refused(test: unittest.TestCase, trainer: types.ModuleType, *args: str) -> str:

@@ -28,6 +28,7 @@ from cifar10_utils import CLASSES, read_part
 from experiment import RunRecord
 from parsing import FlagError
 from tests.helpers import (
+    NO_NETWORK,
     REAL_DATA,
     ROOT,
     files_under,
@@ -351,7 +352,7 @@ class EvaluationTest(unittest.TestCase):
         train(train_mlp_numpy, self.directory, 'x')
         done = run_script(
             'evaluate.py', self.directory / 'networks/x.npz', '--dataset', 'cifar10', '--data_dir', directory,
-            '--output_dir', self.directory,
+            '--output_dir', self.directory, env=NO_NETWORK,
         )  # fmt: skip
         self.assertEqual((done.returncode, done.stderr), (0, ''))
         self.assertIn('10000           1  x', done.stdout)

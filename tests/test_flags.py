@@ -59,6 +59,19 @@ class FlagFileTest(unittest.TestCase):
                 (directory / 'flags.txt').write_text(text)
                 self.assertEqual(parsing.flags_of(f'@{directory}/flags.txt'), words)
 
+    def test_files_of_windows(self) -> None:
+        """A mark of the byte order at the beginning, and paths with backslashes."""
+        with temporary_directory() as directory:
+            (directory / 'flags.txt').write_bytes(b'\xef\xbb\xbf--data_dir C:\\data\\new')
+            self.assertEqual(parsing.flags_of(f'@{directory}/flags.txt'), ['--data_dir', r'C:\data\new'])
+
+    def test_a_file_that_names_itself(self) -> None:
+        with temporary_directory() as directory:
+            path = directory / 'flags.txt'
+            path.write_text(f'--lr 1 @{path}')
+            with self.assertRaisesRegex(parsing.FlagError, 'flags.txt names itself'):
+                parsing.flags_of(f'@{path}')
+
 
 class MainProcessTest(unittest.TestCase):
     def test_rank_0_alone_prints_and_writes(self) -> None:

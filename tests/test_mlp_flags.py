@@ -6,6 +6,7 @@ import io
 import types
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ import mlp_pytorch
 import train_convnet_pytorch
 import train_mlp_numpy
 import train_mlp_pytorch
+import training_pytorch
 from checkpoints import load_network
 from experiment import RunRecord
 from flags import check_mlp
+from modules import DropoutModule
 from parsing import FlagError
 from tests.helpers import REAL_DATA, needs_real_data, only, read_rows, refused, small_stand_in, temporary_directory
 
@@ -70,6 +73,16 @@ class FlagsTest(unittest.TestCase):
             np.testing.assert_allclose(module.forward(x), expected.detach(), rtol=1e-12)
             np.testing.assert_allclose(module.backward(dout), tensor.grad, rtol=1e-12)
             self.assertEqual(module.forward(x.astype(np.float32)).dtype, np.float32)
+
+    def test_what_is_added_to_their_tables_is_a_flag_s_value(self) -> None:
+        self.enterContext(mock.patch.dict(mlp_numpy.ACTIVATIONS, {'linear': lambda neg_slope: DropoutModule(0)}))
+        self.enterContext(mock.patch.dict(mlp_pytorch.ACTIVATIONS, {'linear': lambda neg_slope: torch.nn.Identity()}))
+        self.enterContext(mock.patch.dict(training_pytorch.OPTIMIZERS, {'rmsprop': torch.optim.RMSprop}))
+        for trainer, args, kind in ((train_mlp_numpy, (), 'Dropout'),
+                                    (train_mlp_pytorch, ('--optimizer', 'RMSprop'), 'Identity')):  # fmt: skip
+            record = self.train(trainer, '--max_steps', '2', '--activation', 'linear', *args)
+            self.assertEqual((record.status, self.kinds(record)[1]), ('finished', kind))
+            self.assertIn('activation=linear', record.name)
 
     def test_activations(self) -> None:
         expected = {

@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 
 import augmentation
 import cifar10_utils
@@ -118,7 +119,7 @@ class ScheduleTest(unittest.TestCase):
             self.assertEqual(Schedule(shape, warmup, 10).depends_on_length, depends)
 
     def test_trainers_follow_it(self) -> None:
-        """A step is as large as the schedule says: the parameters of two runs differ by their last steps alone."""
+        """Each step has the learning rate that the schedule says."""
         rates = []
         step = torch.optim.SGD.step
 
@@ -174,11 +175,24 @@ class TrainersTest(unittest.TestCase):
                 losses.append(train(trainer, '--max_steps', '2', '--eval_freq', '1', '--augment', *words).rows)
             self.assertEqual(len({rows[1]['test_loss'] for rows in losses}), 4)
 
+    def what_is_mixed(self) -> list[tuple]:
+        """Grows by the images and the labels of each batch that is mixed from now on."""
+        mixed, mix = [], augmentation.Augmentation.mix
+
+        def note(self: augmentation.Augmentation, images: object, labels: object) -> tuple:
+            mixed.append(mix(self, images, labels))
+            return mixed[-1]
+
+        self.enterContext(mock.patch.object(augmentation.Augmentation, 'mix', note))
+        return mixed
+
     def test_mixed_images_are_trained_on_with_their_labels(self) -> None:
         step, seen = training_pytorch.training_step, []
+        mixed = self.what_is_mixed()
 
         def note(model: object, optimizer: object, images: torch.Tensor, labels: torch.Tensor, *args: object) -> object:
             seen.append(labels)
+            self.assertEqual((id(images), id(labels)), (id(mixed[-1][0]), id(mixed[-1][1])))
             _, loss = step(model, optimizer, images, labels, *args)
             return labels, loss  # logits that are right wherever the larger share is right
 
@@ -190,9 +204,11 @@ class TrainersTest(unittest.TestCase):
 
     def test_numpy_trains_on_mixed_images_with_their_labels(self) -> None:
         step, seen = train_mlp_numpy.training_step, []
+        mixed = self.what_is_mixed()
 
         def note(*args: object) -> object:
             seen.append(args[3])
+            self.assertEqual((id(args[2]), id(args[3])), (id(mixed[-1][0]), id(mixed[-1][1])))
             return step(*args)
 
         with mock.patch.object(train_mlp_numpy, 'training_step', note):
@@ -205,25 +221,21 @@ class TrainersTest(unittest.TestCase):
 
     def test_flips_alternate_with_the_epochs(self) -> None:
         """In the trainers, too: an epoch of one batch shows each image as the epoch after the next does."""
-        seen: list[np.ndarray] = []
-        apply = augmentation.Augmentation.apply
+        by_example: list[np.ndarray] = []
+        draw = augmentation.Augmentation.draw
 
-        def note(self: augmentation.Augmentation, pixels: object, draws: augmentation.Draws, *images: object) -> object:
-            seen.append(draws.mirrored)
-            return apply(self, pixels, draws, *images)
+        def note(self: augmentation.Augmentation, indices: np.ndarray, epoch: int) -> augmentation.Draws:
+            draws = draw(self, indices, epoch)
+            by_example.append(draws.mirrored[np.argsort(indices)])
+            return draws
 
         for trainer in TRAINERS:
-            seen.clear()
-            with mock.patch.object(augmentation.Augmentation, 'apply', note):
+            by_example.clear()
+            with mock.patch.object(augmentation.Augmentation, 'draw', note):
                 train(trainer, '--augment', 'flip', '--epochs', '3', '--batch_size', '1000')
-            self.assertEqual([mirrored.sum() for mirrored in seen], [500, 500, 500])
-            with small_stand_in():
-                data = cifar10_utils.get_cifar10(dataset='synthetic', rng=np.random.RandomState(42))['train']
-            if trainer is train_mlp_pytorch:  # whose generator draws nothing else
-                orders = [data.next_indices(1000).copy() for _ in range(3)]
-                by_example = [mirrored[np.argsort(order)] for mirrored, order in zip(seen, orders, strict=True)]
-                np.testing.assert_array_equal(by_example[0], ~by_example[1])
-                np.testing.assert_array_equal(by_example[0], by_example[2])
+            self.assertEqual([mirrored.sum() for mirrored in by_example], [500, 500, 500])
+            np.testing.assert_array_equal(by_example[0], ~by_example[1])
+            np.testing.assert_array_equal(by_example[0], by_example[2])
 
     def test_views_are_told_beside_the_plain_figures(self) -> None:
         for trainer in TRAINERS:
@@ -325,11 +337,11 @@ class SmallImagesTest(unittest.TestCase):
         self.assertNotEqual(seen.rows[-1], whole.rows[-1])  # of the three steps it had taken, two had been small
 
     def test_a_small_image_is_the_mean_of_the_large_one(self) -> None:
-        image = torch.arange(32.0).repeat(1, 1, 32, 1)
+        """As Pillow has it, with a filter as wide as what each small pixel covers."""
+        image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
         small = training_pytorch.resized(image, 20)
-        self.assertEqual(small.shape, (1, 1, 20, 20))
-        expected = (torch.arange(20) + 0.5) * 1.6 - 0.5  # the middles of its pixels, in those of the large one
-        torch.testing.assert_close(small[0, 0, 7, 1:-1], expected[1:-1], rtol=0, atol=0.1)
+        expected = Image.fromarray(image[0, 0].numpy()).resize((20, 20), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(small[0, 0], np.asarray(expected), atol=1e-5)
         self.assertIs(training_pytorch.resized(image, 32), image)
 
     def test_refused(self) -> None:
@@ -378,23 +390,19 @@ class ResumedTest(unittest.TestCase):
             torch.testing.assert_close(resumed.network.state[name], tensor, rtol=0, atol=0)
 
     def test_on_two_processes(self) -> None:
-        (self.directory / 'stopping.py').write_text(STOPPING)
+        (self.directory / 'cut_short.py').write_text(STOPPING)
         args = ['--dataset', 'synthetic', '--batch_size', '101', '--eval_freq', '4', '--max_steps', '10',
                 '--name', 'run', '--dnn_hidden_units', '20', *ALL, *MIXED, '--nesterov', '--ema', '0.8']  # fmt: skip
-        rows = {}
-        for name, scripts in (('whole', [TRAINER]), ('cut', [self.directory / 'stopping.py', TRAINER])):
+        rows, done = {}, []
+        for name, scripts in (('whole', [TRAINER]), ('cut', [self.directory / 'cut_short.py', TRAINER])):
             for script in scripts:
-                torchrun(
-                    script,
-                    *args,
-                    '--output_dir',
-                    self.directory / name,
-                    '--checkpoint',
-                    self.directory / name / 'run.pt',
-                )
-            rows[name] = read_rows(self.directory / name / 'results/run.csv')
+                output_dir = self.directory / name
+                done.append(torchrun(script, *args, f'--output_dir={output_dir}', f'--checkpoint={output_dir}/run.pt'))
+            rows[name] = read_rows(output_dir / 'results/run.csv')
         self.assertEqual([row['step'] for row in rows['whole']], ['1', '5', '9', '10'])
         self.assertEqual(rows['cut'], rows['whole'])
+        self.assertEqual([run.returncode == 0 for run in done], [True, False, True])
+        self.assertEqual(['step     1 ' in run.stdout for run in done], [True, True, False])  # it did go on
 
     def test_a_lengthened_run_says_what_becomes_of_its_schedule(self) -> None:
         checkpoint = ('--checkpoint', str(self.directory / 'run.pt'))
@@ -413,6 +421,7 @@ class ResumedTest(unittest.TestCase):
                     )
             expected = 'the schedule of 4 steps is now one of 8: the learning rate goes on at 0.05, as if'
             self.assertEqual(expected in out.getvalue(), said, out.getvalue())
+            self.assertEqual('the schedule of' in out.getvalue(), said)
             (self.directory / 'run.pt').unlink()
 
     def test_a_checkpoint_from_before_there_were_such_flags(self) -> None:

@@ -549,6 +549,7 @@ class TorchTrainingTest(unittest.TestCase):
         args = ('--dataset', 'synthetic', '--eval_freq', '4', '--dnn_hidden_units', '300,300')
         done = torchrun(script_path, self.directory, *args, n_processes=3)
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.count('step     1 '), 2)  # the third goes on
         whole, on = (read_rows(only(self.directory / name, '.csv')) for name in ('whole', 'on'))
         self.assertEqual(on, whole)
         checkpoint = str(self.directory / 'run.pt')
