@@ -310,7 +310,7 @@ class TorchTrainingTest(unittest.TestCase):
         args += ('--validation_size', '101', '--learning_rate', '1e-4')
         done = torchrun(ROOT / 'train_mlp_pytorch.py', *args, '--output_dir', self.directory / 'two')
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout.count('best step'), 1)
+        self.assertEqual([done.stdout.count(said) for said in ('device: ', 'step     1 ', 'best step')], [1, 1, 1])
         self.train('--dnn_hidden_units', '100', *args, output_dir='one')
         one, two = (read_rows(only(self.directory / name, '.csv')) for name in ('one', 'two'))
         self.assertEqual(json.loads(only(self.directory / 'two', '.json').read_text())['processes'], 2)
