@@ -284,6 +284,7 @@ def load(
 
     Raises:
         DataError: a file is missing or damaged, or the download failed.
+        ValueError: there is no such data set.
     """
     if dataset == 'synthetic':
         return _stand_in()

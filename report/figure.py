@@ -16,7 +16,8 @@ def plot_recipes(root: Path, path: Path) -> None:
     figure, (panel,) = new_figure('Test accuracy on CIFAR-10: default flags and recipes', 1, size=(10, 5))
     for colour, (script, title) in zip(PALETTE, SCRIPTS.items(), strict=False):
         runs = {f'{title}, default flags': ([script], '--')}
-        styles, recipes = itertools.cycle(('-', ':', '-.')), (of for of in recipe_runs(root) if of['script'] == script)
+        recipes = [recipe for recipe in recipe_runs(root) if recipe['script'] == script]
+        styles = itertools.cycle(('-', ':', '-.'))
         runs |= {recipe['title']: (recipe['runs'], style) for recipe, style in zip(recipes, styles, strict=False)}
         for label, (names, style) in runs.items():
             for name in names:
