@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cifar10_utils import IMAGE_SHAPE, N_CLASSES, N_PIXELS, generator_state, restore_generator
+from cifar10_utils import IMAGE_SHAPE, N_CLASSES, N_PIXELS, generator_state, get_cifar10, restore_generator
 from flags import add_data_flags, add_seed_flag
-from parsing import OneLineParser, file_path
+from parsing import FlagError, OneLineParser, file_path
 
 if TYPE_CHECKING:
     import torch
@@ -217,6 +217,14 @@ class Augmentation:
         own = self.rng.uniform()
         return tuple(own * array + (1 - own) * np.roll(array, 1, axis=0) for array in (images, labels))
 
+    def check_batch(self, batch_size: int, n_ranks: int = 1) -> None:
+        """Raises a FlagError if some process's share of a batch is one image, which has none to be mixed with."""
+        if self.mixes and batch_size < 2 * n_ranks:
+            raise FlagError(
+                f'mixup and cutmix need at least 2 images in each of {n_ranks} process(es), '
+                f'got a --batch_size of {batch_size}'
+            )
+
     @property
     def mixes(self) -> bool:
         """Whether images are mixed in any of the batches."""
@@ -363,10 +371,11 @@ def draw_figure(flags: argparse.Namespace, n_images: int = 16, n_epochs: int = 5
     # Only this command needs them, which stand above all else in this file.
     from experiment import DATASET_TITLES, check_output, output_paths, record_name, say
     from plots import new_figure, save_figure
-    from script import load_data
 
-    sets = load_data(flags.data_dir, flags.dataset, flags.validation_size, n_images, standardise=flags.standardise)
-    data = sets['train']
+    data = get_cifar10(
+        flags.data_dir, validation_size=flags.validation_size, dataset=flags.dataset, standardise=flags.standardise
+    )['train']
+    n_images = min(n_images, data.num_examples)
     *_, path = output_paths(flags.output_dir, record_name('augmentation', data.name))
     check_output(path, flags.output_dir)
     augmentation = Augmentation(flags.augment, data.num_examples, flags.seed)

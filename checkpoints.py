@@ -362,7 +362,7 @@ def _read_pytorch(path: str | Path) -> LoadedNetwork:
 
     def forward(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=narrow):
-            logits = model(torch.from_numpy(images.astype(np.float32, copy=False))).float()
+            logits = model(torch.from_numpy(np.ascontiguousarray(images, np.float32))).float()
         return logits.softmax(dim=1).numpy(), logits.double().log_softmax(dim=1).numpy()
 
     images = {name: contents[name].numpy() for name in ('mean_image', 'std_image') if name in contents}

@@ -7,6 +7,7 @@ The pixels stay in memory as the bytes that they are on disk (176 MiB instead of
 training order is an index array, and only the rows of one batch are ever converted to floating point.
 """
 
+import contextlib
 import functools
 import os
 import sys
@@ -295,11 +296,12 @@ def load(
     except DownloadError as error:
         if dataset != 'auto' or data_dir != DEFAULT_DATA_DIR:
             raise
-        print(
-            f'WARNING: {error}\nWARNING: training on the SYNTHETIC STAND-IN instead; '
-            'its results say nothing about CIFAR-10.',
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError, ValueError):  # where nobody reads, or the disk is full
+            print(
+                f'WARNING: {error}\nWARNING: training on the SYNTHETIC STAND-IN instead; '
+                'its results say nothing about CIFAR-10.',
+                file=sys.stderr,
+            )
         return _stand_in()
     paths = [folder.resolve() / file for file in (TRAIN_FILES if with_train else ()) + TEST_FILES]
     return _read(tuple((path, _version(path)) for path in paths), checksums)

@@ -30,8 +30,9 @@ from experiment import DATASET_TITLES, RunRecord, check_output_dir, output_paths
 from files import write_csv, write_json
 from flags import PLACE_FLAGS, check_same_flags, defaults, distinct_seeds, file_name, positive_float, positive_int
 from machine import machine, versions
-from parsing import OneLineParser, is_main_process
+from parsing import FlagError, OneLineParser, is_main_process
 from plots import PALETTE, new_figure, save_figure
+from schedules import check_share
 from script import load_data, run_script, train_seeds
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def check_name(name: str, flags: argparse.Namespace, dataset: str) -> None:
     path = output_paths(flags.output_dir, name)[1]
     there = read_json(path)
     if 'cells' not in there:
+        if there:
+            raise FlagError(f'{path} holds what is no comparison (give this one another --name)')
         return
     before, now = ({**of_flags, 'dataset': of_data} for of_flags, of_data in (
         (there['flags'], there['dataset']), (vars(flags), dataset)))  # fmt: skip
@@ -260,11 +263,14 @@ def compare(flags: argparse.Namespace) -> int:
     """
     settings = all_settings(flags.learning_rates, flags.batch_sizes, flags.learning_rate, flags.batch_size)
     for setting in settings:  # before any is trained
-        train_mlp_pytorch.check_flags(argparse.Namespace(**{**vars(flags), **setting._asdict()}))
+        of_setting = trainer_flags(setting, flags)
+        train_mlp_pytorch.check_flags(of_setting)
+        check_share(f'--warmup {flags.warmup:g}', flags.warmup, of_setting.max_steps)
     if is_main_process():
         largest = max(setting.batch_size for setting in settings)
         data = load_data(flags.data_dir, flags.dataset, flags.validation_size, largest)
         dataset = data['train'].name
+        flags = argparse.Namespace(**{**vars(flags), 'dataset': dataset})  # of every run, whatever becomes of the data
         name = flags.name or record_name(NAME, dataset)
         check_name(name, flags, dataset)
 

@@ -207,7 +207,7 @@ class RunRecord:
         if output_dir is not None:
             for path in output_paths(output_dir, self.name, network.suffix if network else ''):
                 check_output(path, output_dir)
-            self._check_name()
+        self.check_name()
 
     # While the run lasts
 
@@ -230,11 +230,11 @@ class RunRecord:
             self.status = 'failed'
             raise
         finally:
-            self.bar.close()
-            self.seconds = self.elapsed()
-            self.exit_status = EXIT_STATUS.get(self.status) or self.exit_status
-            if self.output_dir is not None and self.rows:
-                with undisturbed():
+            with undisturbed():
+                self.bar.close()
+                self.seconds = self.elapsed()
+                self.exit_status = EXIT_STATUS.get(self.status) or self.exit_status
+                if self.output_dir is not None and self.rows:
                     self.write(self.output_dir)
 
     def _steps(self, start: int) -> Iterator[int]:
@@ -277,9 +277,10 @@ class RunRecord:
             row |= {} if figures is None else {f'{part}_acc': figures[0], f'{part}_loss': figures[1]}
         self.rows.append(row)
         if is_finite(row) and (validation is None or best_row(self.rows) is row):
-            self.kept_row = row
-            if self.network:
-                self.network.keep()
+            with undisturbed():  # the row says what the network is
+                self.kept_row = row
+                if self.network:
+                    self.network.keep()
         self.bar.set_postfix(train_loss=f'{train[1]:.3f}', test_loss=f'{test[1]:.3f}')
         shown = '  '.join(f'{key} {value:.3f}' for key, value in row.items() if key != 'step')
         self.say(f'step {step + 1:>5}  {shown}')
@@ -325,8 +326,7 @@ class RunRecord:
         self.say(self.table())
         name = self.name
         try:
-            if self.status == 'finished' and self.output_dir is not None:
-                self._check_name()
+            self.check_name()
         except FlagError:  # another run has taken the name since this one began
             name = f'{name}_process={os.getpid()}'
         while self.status != 'finished' and read_json(output_paths(output_dir, name)[1]).get('status') == 'finished':
@@ -346,14 +346,15 @@ class RunRecord:
         }
         outputs: dict[Path, Callable[[Path], None]] = {
             csv_path: lambda path: write_csv(path, self.rows),
-            json_path: lambda path: write_json(path, description | summary_of_seeds(path)),
             png_path: lambda path: plot_curves(self.rows, self.title, path),
         }
         for path in network_path:
             outputs[path] = lambda path: self.network.save(path, {**description, 'row': self.kept_row})
-        written = []
-        for path, write in outputs.items():
-            written += [path] if self.attempt(path, write) else []
+        written = [path for path, write in outputs.items() if self.attempt(path, write)]
+        # Last: a run counts as done when its record says so, and then nothing that it learnt is missing.
+        lost = {} if set(network_path) <= set(written) else {'lost': network_path[0].name}
+        if self.attempt(json_path, lambda path: write_json(path, description | lost | summary_of_seeds(path))):
+            written.append(json_path)
         if csv_path in written:
             running_path(output_dir, self.name).unlink(missing_ok=True)
         self.say('wrote ' + ', '.join(map(str, written)))
@@ -379,14 +380,16 @@ class RunRecord:
         several = {'processes': self.processes} if self.processes > 1 else {}
         return {'script': self.script, 'dataset': self.dataset, **several, 'flags': self.flags}
 
-    def _check_name(self) -> None:
-        """Raises a FlagError if the run would take the place of another that was finished, as `--name` may have it."""
-        names = [self.name]
-        if self.flags.get('seeds'):
+    def check_name(self) -> None:
+        """Raises a FlagError if the run would take the place of another that was finished, or of other results."""
+        names = [self.name] if self.output_dir is not None else []
+        if names and self.flags.get('seeds'):
             names.append(self.name.removesuffix(f'_seed={self.flags["seed"]}'))
         for name in names:
             path = output_paths(self.output_dir, name)[1]
             there = read_record(path, self.script)
+            if {'status', 'mean'}.isdisjoint(there) and there.keys() != {'script'}:
+                raise FlagError(f'{path} holds what is no run (give this one another --name)')
             if there.get('status') != 'finished' and 'mean' not in there:
                 continue
             may_differ = LENGTH_FLAGS if self._lengthens(there) else set()
@@ -404,15 +407,25 @@ class RunRecord:
         return bool(goes_on) and not several and self.flags['max_steps'] >= there.get('flags', {}).get('max_steps', 0)
 
     def already_done(self) -> bool:
-        """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there."""
+        """Whether this is one of several seeds' runs that is on disk already; then it takes its rows from there.
+
+        One whose network could not be written is not.
+
+        Raises:
+            FlagError: its CSV is damaged.
+        """
         if self.output_dir is None or not self.flags.get('seeds'):
             return False
         csv_path, json_path, *_ = output_paths(self.output_dir, self.name)
         there = read_json(json_path)
-        rows = read_rows(csv_path) if csv_path.exists() else []
-        if there.get('status') != 'finished' or not rows:
+        if there.get('status') != 'finished' or 'lost' in there or not csv_path.exists():
             return False
-        self.rows = rows
+        try:
+            self.rows = read_rows(csv_path)
+        except (ValueError, TypeError) as error:
+            raise FlagError(f'{csv_path} is damaged: delete it, and the run is done again') from error
+        if not self.rows:
+            return False
         self.seconds = there['seconds']
         self.say(f'{self.name} is done already')
         return True
@@ -440,7 +453,7 @@ def output_paths(output_dir: str | Path, name: str, network_suffix: str = '') ->
 
 
 def running_path(output_dir: str | Path, name: str) -> Path:
-    """The path of the evaluations of the run `name` while it lasts; no other run has a file of this kind."""
+    """The path of the evaluations of the run `name` while it lasts, which none of its other files can have."""
     csv_path = output_paths(output_dir, name)[0]
     return csv_path.with_name(f'{csv_path.name}.running')
 

@@ -152,7 +152,7 @@ def add_views_flag(parser: OneLineParser, views: Iterable[int]) -> None:
 def add_seed_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the seed of a run."""
     parser.add_argument('--seed', type=non_negative_int, default=42,
-        help='seed of the initial weights and of the order of the batches')  # fmt: skip
+        help='seed of all that is drawn, such as the initial weights and the order of the batches')  # fmt: skip
 
 
 def add_seed_flags(parser: OneLineParser) -> None:

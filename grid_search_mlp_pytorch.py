@@ -60,7 +60,7 @@ from grid_search_results import (
 from machine import usable_cores
 from parsing import FlagError, OneLineParser, launched
 from ranks import pick_device
-from schedules import Schedule
+from schedules import Schedule, check_share
 from script import load_data, run_script
 from stopping import exit_status
 from training_pytorch import OPTIMIZERS
@@ -276,6 +276,7 @@ def search(flags: argparse.Namespace) -> None:
     for setting in settings:
         of_run = {**vars(flags), **setting._asdict(), 'dnn_hidden_units': setting.widths}
         train_mlp_pytorch.check_flags(argparse.Namespace(**of_run), alone=True)
+        check_share(f'--warmup {flags.warmup:g}', flags.warmup, setting.max_steps)
     trains = not (flags.plot or flags.dry_run)
     if (trains and not flags.scheduler) or (flags.device == 'auto' and not flags.plot):
         flags.device = pick_device(flags.device).type

@@ -20,7 +20,7 @@ from files import regular_path
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 120_000_000  # of a picture, which then take 1.5 GB at most: more than cameras give
+MAX_PIXELS = 120_000_000  # of a picture, which then take 2 GB at most: more than cameras give
 
 
 class PictureError(ValueError):

@@ -42,7 +42,7 @@ def new_figure(
 
     figure = Figure(figsize=size, layout='constrained')
     figure.look = look
-    figure.suptitle('\n'.join(textwrap.wrap(title, width=int(10 * size[0]))))
+    figure.suptitle('\n'.join(textwrap.wrap(title, width=int(10 * size[0]))), parse_math=False)
     panels = list(figure.subplots(n_rows, n_panels // n_rows, squeeze=False).flat)
     for panel in panels:
         panel.grid(alpha=0.3)

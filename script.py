@@ -7,6 +7,7 @@ This module never imports PyTorch.
 """
 
 import argparse
+import contextlib
 import gc
 import math
 import os
@@ -65,7 +66,8 @@ def run_script(parser: OneLineParser, work: Callable[[argparse.Namespace], int])
         with one_line_errors(parser), stopping_signals():
             status = work(flags)
     except KeyboardInterrupt as stop:
-        print('interrupted', file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # of a terminal that is closed
+            print('interrupted', file=sys.stderr)
         status = exit_status(stop)
     gc.collect()  # first, or a process group that is garbage would never be closed, and end the process with SIGABRT
     gc.freeze()
@@ -99,11 +101,12 @@ def main(parser: OneLineParser, train: Train) -> int:
 def train_seeds(flags: argparse.Namespace, train: Train) -> list[RunRecord]:
     """The records of a run for each of `--seeds`, one after the other; those on disk already are read from there.
 
-    A run that diverges does not end the others; one that is interrupted does.
+    A run that diverges does not end the others; one that is interrupted does. All are of the data set of the first.
     """
     records: list[RunRecord] = []
     for seed in flags.seeds:
-        records.append(train(argparse.Namespace(**{**vars(flags), 'seed': seed}), flags.output_dir))
+        own = {'seed': seed, 'dataset': records[0].dataset if records else flags.dataset}
+        records.append(train(argparse.Namespace(**{**vars(flags), **own}), flags.output_dir))
         if records[-1].status == 'interrupted':
             break
     return records
@@ -128,6 +131,10 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     say('\n'.join(lines))
     seeds = [record.flags['seed'] for record in records]
     name = first.name.removesuffix(f'_seed={seeds[0]}')
+    try:
+        first.check_name()
+    except FlagError:  # another run has taken the name since the first one began
+        name = f'{name}_process={os.getpid()}'
     path = output_paths(output_dir, name)[1]
     # The record of the run of one seed that has the same flags, and so the same name.
     there = read_record(path, first.script)

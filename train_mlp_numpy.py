@@ -182,6 +182,7 @@ def train(flags: argparse.Namespace, output_dir: str | None = None, quiet: bool 
     check_share(f'--warmup {flags.warmup:g}', flags.warmup, max_steps)
     schedule = Schedule(flags.schedule, flags.warmup, max_steps)
     augmentation = Augmentation(flags.augment, data['train'].num_examples, flags.seed)
+    augmentation.check_batch(flags.batch_size)
     record = RunRecord(
         SCRIPT, 'MLP in NumPy', data['train'].name, {**vars(flags), 'max_steps': max_steps},
         defaults(build_parser()), output_dir, quiet, epoch_ends,

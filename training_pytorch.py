@@ -277,6 +277,7 @@ def train_model(
     average = moving_average(model, flags.ema) if flags.ema else None
     kept = average.module if average else model
     augmentation = Augmentation(flags.augment, sets['train'].num_examples, flags.seed)
+    augmentation.check_batch(flags.batch_size, ranks.n_ranks)
     schedule = Schedule(flags.schedule, flags.warmup, max_steps)
     image_size = ImageSize(small_images[0], IMAGE_SHAPE[-1], small_images[1], max_steps) if small_images else None
     all_flags = {**vars(flags), 'max_steps': max_steps, 'device': str(device)}

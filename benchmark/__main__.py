@@ -25,7 +25,7 @@ from benchmark.scale import scale
 from benchmark.training import augmentation, convnet, evaluation, trainer
 from experiment import check_output_dir, output_paths
 from flags import add_data_dir_flag, positive_int
-from parsing import OneLineParser, one_line_errors
+from parsing import OneLineParser, file_path, one_line_errors
 
 # Each takes data_dir and repeats, whether or not it needs both.
 BENCHMARKS: dict[str, Callable[[str, int], list[Ratio]]] = {
@@ -42,7 +42,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(BENCHMARKS)}; all without one')
     parser.add_argument('--repeats', type=positive_int, default=15, help='turns of each pair (fewer of long ones)')
     add_data_dir_flag(parser)
-    parser.add_argument('--output_dir', default='.', help='where results/ and figures/ go')
+    parser.add_argument('--output_dir', type=file_path, default='.', help='where results/ and figures/ go')
     return parser
 
 

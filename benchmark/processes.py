@@ -39,8 +39,7 @@ def places(data_dir: str, output_dir: str) -> list[str]:
     Raises:
         DataError: there is no CIFAR-10, so that scripts would train on the stand-in.
     """
-    batches_root(data_dir)
-    return ['--data_dir', str(Path(data_dir).absolute()), '--output_dir', output_dir]
+    return ['--data_dir', str(batches_root(data_dir)), '--output_dir', output_dir]
 
 
 def run(data_dir: str, repeats: int) -> list[Ratio]:

@@ -14,10 +14,12 @@ import torch
 
 import augmentation
 import script
+import train_mlp_numpy
+import train_mlp_pytorch
 from augmentation import Augmentation, Draws, add_augment_flag, strengths, views
 from cifar10_utils import N_PIXELS
-from parsing import OneLineParser
-from tests.helpers import ROOT, files_under, small_stand_in, temporary_directory
+from parsing import FlagError, OneLineParser
+from tests.helpers import ROOT, files_under, refused, small_stand_in, temporary_directory
 
 ALL = ['flip', 'shift=4', 'rotate=10', 'zoom=0.15', 'jitter=0.2', 'cutout=8']
 NO_MEAN = np.zeros(N_PIXELS, np.float32)
@@ -217,6 +219,15 @@ class MixTest(unittest.TestCase):
         """How much of each pixel (n, 20, 20) is of the other image, the one before it in the batch."""
         own, other = self.images[:, 0], self.images.roll(1, 0)[:, 0]
         return (images[:, 0] - own) / (other - own)
+
+    def test_an_image_alone_is_refused(self) -> None:
+        Augmentation(['mixup=1'], self.n, seed=0).check_batch(4, n_ranks=2)
+        Augmentation(['flip'], self.n, seed=0).check_batch(1)
+        for trainer in (train_mlp_numpy, train_mlp_pytorch):
+            said = refused(self, trainer, '--augment', 'mixup=1', '--batch_size', '1')
+            self.assertIn('at least 2 images in each of 1 process(es), got a --batch_size of 1', said)
+        with self.assertRaisesRegex(FlagError, 'in each of 2 process'):
+            Augmentation(['cutmix=1'], self.n, seed=0).check_batch(3, n_ranks=2)
 
     def test_labels_are_mixed_as_the_images_are(self) -> None:
         for kind in ('mixup', 'cutmix'):
@@ -436,6 +447,9 @@ class FigureTest(unittest.TestCase):
         self.assertFalse(mirrored[0].any())
         self.assertTrue(0 < mirrored[1].sum() < 16)
         np.testing.assert_array_equal(mirrored[2], ~mirrored[1])
+
+    def test_a_batch_of_fewer_where_there_are_no_more(self) -> None:
+        self.assertEqual(self.draw('--validation_size', '995').shape[1], 5 * 36 - 4)
 
     def test_every_kind_by_default(self) -> None:
         self.assertEqual(augmentation.build_parser().parse_args([]).augment, ALL)

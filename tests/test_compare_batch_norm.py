@@ -95,6 +95,7 @@ class CompareBatchNormTest(unittest.TestCase):
             (('--learning_rates', 'nan'), '--learning_rates'),
             (('--learning_rates', '0.002', '1e39'), 'learning_rate must be at most'),
             (('--batch_sizes', '4', '1'), 'at least 2 examples'),
+            (('--batch_sizes', '4', '1000', '--warmup', '0.4'), '--warmup 0.4 does nothing in 1 step'),
             (('--batch_sizes', '4', '1001'), 'at most 1000'),
             (('--dnn_hidden_units', ''), 'hidden layer'),
         ):
@@ -188,6 +189,10 @@ class CompareBatchNormTest(unittest.TestCase):
                 self.assertEqual((status, len(err.splitlines())), (2, 1))
                 self.assertIn(f'give this one another --name) belongs to another run: its {flag} is', err)
         self.assertEqual((self.directory / f'results/{NAME}.csv').read_text(), rows)
+        (self.directory / 'results/run.json').write_text('{"status": "finished"}')
+        status, _, err = self.main('--seeds', '2', '--name', 'run')
+        self.assertEqual((status, len(err.splitlines())), (2, 1))
+        self.assertIn('run.json holds what is no comparison', err)
         self.assertEqual(self.main('--seeds', '2', '--name', 'other')[0], 0)
         self.assertTrue((self.directory / 'figures/other.png').exists())
         self.assertEqual(self.main('--seeds', '2,1')[0], 0)

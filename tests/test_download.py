@@ -437,6 +437,8 @@ class OrderTest(unittest.TestCase):
             for times in (1, 2):
                 self.assertEqual(cifar10_utils.get_cifar10(dataset='auto')['train'].name, 'synthetic')
                 self.assertEqual(stderr.getvalue().count('SYNTHETIC STAND-IN'), times)
+            with contextlib.redirect_stderr(mock.Mock(write=mock.Mock(side_effect=OSError('full')))):
+                self.assertEqual(cifar10_utils.get_cifar10(dataset='auto')['train'].name, 'synthetic')
             (self.directory / 'cifar10').mkdir()
             (self.directory / 'cifar10/data_batch_1').write_bytes(b'they have come')
             with self.assertRaisesRegex(DataError, 'data_batch_1 is no CIFAR-10 file'):

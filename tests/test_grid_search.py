@@ -206,6 +206,7 @@ class GridSearchTest(SearchTest):
             (('--optimizer', 'sgd', 'adam', '--momentum', '0.9'), 'does nothing with --optimizer adam'),
             (('--learning_rate', '1e-3', '1e39'), '--learning_rate must be at most'),
             (('--dnn_hidden_units', '9', '', '--dropout', '0.1'), '--dropout does nothing without a hidden layer'),
+            (('--max_steps', '100', '4', '--warmup', '0.1'), '--warmup 0.1 does nothing in 4 step'),
             (('--batch_size', '20', '--checkpoint', 'run.pt'), 'unrecognized arguments: --checkpoint run.pt'),
             (('--batch_size', '20', '--plot'), 'no results in'),
             (('--batch_size', '20', '--plot', '--dry_run'), 'not allowed with'),

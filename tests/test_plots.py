@@ -56,6 +56,11 @@ class CurvesTest(unittest.TestCase):
             plots.plot_curves(rows(2.0, 1.0), 'title', directory / 'x.png')
             self.assertEqual((directory / 'x.png').read_bytes()[:8], b'\x89PNG\r\n\x1a\n')
 
+    def test_a_title_is_taken_as_it_is(self) -> None:
+        with temporary_directory() as directory:
+            plots.plot_curves(rows(2.0, 1.0), 'a$^$b', directory / 'x.png')
+        self.assertFalse(plots.new_figure('$x$')[0].texts[0].get_parse_math())
+
     def test_no_setting_of_the_user_s_changes_the_look(self) -> None:
         with matplotlib.rc_context({'figure.facecolor': 'red'}):
             figure, _ = plots.new_figure('title')

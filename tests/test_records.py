@@ -142,6 +142,31 @@ class RecordTest(unittest.TestCase):
             stderr.getvalue(), r'cannot write .*mlp.csv: .*is a directory\ncannot write .*mlp.png: no font\n'
         )
 
+    def test_a_signal_finds_the_row_and_the_network_of_one_step(self) -> None:
+        kept = []
+
+        def keep() -> None:
+            signal.raise_signal(signal.SIGTERM)
+            kept.append(record.rows[-1])
+
+        record = self.record(network=mock.Mock(suffix='.npz', keep=keep))
+        with stopping.stopping_signals(), record.running():
+            record.add(0, (0.5, 1.0), (0.1, 1.0))
+        self.assertEqual((kept, record.kept_row, record.status), (record.rows, record.rows[0], 'interrupted'))
+
+    def test_a_signal_as_a_run_ends_costs_no_file(self) -> None:
+        with temporary_directory() as directory:
+            record = self.record(output_dir=str(directory))
+            with (
+                self.assertRaises(stopping.Stopped),
+                stopping.stopping_signals(),
+                mock.patch('tqdm.tqdm.close', side_effect=lambda: signal.raise_signal(signal.SIGTERM)),
+                record.running(),
+            ):
+                record.add(0, (0.5, 1.0), (0.1, 1.0))
+            for name in ('figures/mlp.png', 'results/mlp.csv', 'results/mlp.json'):
+                self.assertIn(name, files_under(directory))
+
     def test_the_evaluations_of_a_process_that_is_killed_are_there(self) -> None:
         with temporary_directory() as directory:
             running, csv = directory / 'results/mlp.csv.running', directory / 'results/mlp.csv'
@@ -479,6 +504,10 @@ class EndsTest(unittest.TestCase):
             with mock.patch.object(sys, 'argv', ['x']), contextlib.redirect_stderr(io.StringIO()) as stderr:
                 self.assertEqual(script.run_script(parsing.OneLineParser(), work), status)
             self.assertEqual(stderr.getvalue(), 'interrupted\n')
+            closed = mock.Mock(write=mock.Mock(side_effect=OSError('closed')))
+            with mock.patch.object(sys, 'argv', ['x']), contextlib.redirect_stderr(closed):
+                self.assertEqual(script.run_script(parsing.OneLineParser(), work), status)
+            self.assertTrue(closed.write.called)
 
     def test_divergence_is_a_result(self) -> None:
         done = run_script('train_mlp_numpy.py', *SHORT, '--output_dir', self.directory, '--learning_rate', '1e300')
@@ -718,6 +747,48 @@ class SeedsTest(unittest.TestCase):
             path.write_text(cut)
             self.main('--seeds', '1', '--name', 'x')
             self.assertEqual(path.read_text(), rows)
+
+    def test_a_run_whose_network_could_not_be_written_is_done_again(self) -> None:
+        for args in (['--seeds', '1'], ['--seeds', '1,2']):
+            with (
+                mock.patch.object(checkpoints.KeptNetwork, 'save', side_effect=OSError('full')),
+                contextlib.redirect_stderr(io.StringIO()) as stderr,
+            ):
+                self.assertEqual(self.main(*args, '--name', 'x')[0], 1)
+            self.assertIn(f'x_seed={args[1][-1]}.npz: full', stderr.getvalue())
+            self.assertNotIn(f'seed={args[1][-1]} is done', self.main(*args, '--name', 'x')[1])
+        self.assertEqual(len(list((self.directory / 'networks').iterdir())), 2)
+        self.assertEqual(self.main(*args, '--name', 'x')[1].count('is done already'), 2)
+
+    def test_a_record_that_another_program_has_changed(self) -> None:
+        self.main('--seeds', '1', '--name', 'x')
+        path = self.directory / 'results/x_seed=1.csv'
+        path.write_text(path.read_text().replace(',', ';'))
+        self.assert_refused('x_seed=1.csv is damaged: delete it, and', '--seeds', '1,2', '--name', 'x')
+
+    def test_a_name_that_other_results_have(self) -> None:
+        (self.directory / 'results').mkdir()
+        (self.directory / 'results/x.json').write_text('{"cells": []}')
+        for args in ([], ['--seeds', '1']):
+            self.assert_refused('x.json holds what is no run', *args, '--name', 'x')
+
+    def test_all_are_of_the_data_set_of_the_first(self) -> None:
+        args = [*SHORT, '--output_dir', str(self.directory), '--seeds', '1,2,3', '--dataset', 'auto']
+        train = mock.Mock(return_value=mock.Mock(dataset='synthetic', status='finished'))
+        script.train_seeds(train_mlp_numpy.build_parser().parse_args(args), train)
+        self.assertEqual([call.args[0].dataset for call in train.call_args_list], ['auto', 'synthetic', 'synthetic'])
+
+    def test_a_name_that_another_run_takes_meanwhile(self) -> None:
+        args = [*SHORT, '--output_dir', str(self.directory), '--seeds', '1,2', '--name', 'x']
+        parsed = train_mlp_numpy.build_parser().parse_args(args)
+        with contextlib.redirect_stdout(io.StringIO()):
+            records = script.train_seeds(parsed, train_mlp_numpy.train)
+            self.main('--name', 'x', '--learning_rate', '1')
+            before = self.summary()
+            script.write_seeds(records, str(self.directory))
+        self.assertEqual(self.summary(), before)
+        summary = json.loads((self.directory / f'results/x_process={os.getpid()}.json').read_text())
+        self.assertEqual((summary['seeds'], summary['flags']['learning_rate']), ([1, 2], 0.002))
 
     def test_what_is_done_keeps_its_rows_and_seconds(self) -> None:
         args = [*SHORT, '--output_dir', str(self.directory), '--seeds', '1,2']
