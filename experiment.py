@@ -207,7 +207,7 @@ class RunRecord:
         if output_dir is not None:
             for path in output_paths(output_dir, self.name, network.suffix if network else ''):
                 check_output(path, output_dir)
-        self.check_name()
+        self._check_name()
 
     # While the run lasts
 
@@ -324,11 +324,7 @@ class RunRecord:
         makes the exit status 1. A run that is not finished leaves the files of a finished one of its name alone.
         """
         self.say(self.table())
-        name = self.name
-        try:
-            self.check_name()
-        except FlagError:  # another run has taken the name since this one began
-            name = f'{name}_process={os.getpid()}'
+        name = self.free_name(self.name)
         while self.status != 'finished' and read_json(output_paths(output_dir, name)[1]).get('status') == 'finished':
             name = f'{name}_{self.status}'
         csv_path, json_path, png_path, *network_path = output_paths(
@@ -380,7 +376,15 @@ class RunRecord:
         several = {'processes': self.processes} if self.processes > 1 else {}
         return {'script': self.script, 'dataset': self.dataset, **several, 'flags': self.flags}
 
-    def check_name(self) -> None:
+    def free_name(self, name: str) -> str:
+        """`name` or, where another run has taken it since this one began, the same with this process's number."""
+        try:
+            self._check_name()
+        except FlagError:
+            return f'{name}_process={os.getpid()}'
+        return name
+
+    def _check_name(self) -> None:
         """Raises a FlagError if the run would take the place of another that was finished, or of other results."""
         names = [self.name] if self.output_dir is not None else []
         if names and self.flags.get('seeds'):

@@ -130,11 +130,7 @@ def write_seeds(records: list[RunRecord], output_dir: str) -> None:
     lines += table_lines(both, lambda value: ('{:.4f}' if len(records) == 1 else '{:.4f} ± {:.4f}').format(*value))
     say('\n'.join(lines))
     seeds = [record.flags['seed'] for record in records]
-    name = first.name.removesuffix(f'_seed={seeds[0]}')
-    try:
-        first.check_name()
-    except FlagError:  # another run has taken the name since the first one began
-        name = f'{name}_process={os.getpid()}'
+    name = first.free_name(first.name.removesuffix(f'_seed={seeds[0]}'))
     path = output_paths(output_dir, name)[1]
     # The record of the run of one seed that has the same flags, and so the same name.
     there = read_record(path, first.script)
