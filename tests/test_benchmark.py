@@ -280,7 +280,7 @@ class StudentTest(unittest.TestCase):
             return {name: np.ones(3) for name in actions}
 
         with (
-            mock.patch.object(processes, 'batches_root'),
+            mock.patch.object(processes, 'batches_root', return_value=data_dir),
             mock.patch.object(processes, 'take_turns', start_each),
             contextlib.redirect_stdout(io.StringIO()),
         ):
